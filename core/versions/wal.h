@@ -1,0 +1,74 @@
+/* The log's own segments: one set a node for all groups; preallocated, recycled, written with O_DIRECT|O_DSYNC in 4 KiB blocks by a persist thread.
+ *
+ * What is written is a sequence of records, each checksummed; one submitted batch is one contiguous write: one group commit. After a crash the tail is cut at the first record
+ * of the last batch that is torn; a bad record before that is CORRUPT and is reported with segment and offset. The encoding and the recovery scan are pure and work
+ * on a `wal_device`, so the simulator runs them over a disk of its own. */
+#ifndef VERSIONS_WAL_H
+#define VERSIONS_WAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/versions/entry.h"
+
+enum wal_record_type {
+    WAL_ENTRY = 1,   /* an entry accepted (again) under its ballot; a later record of the same group and index replaces it */
+    WAL_PROMISE = 2, /* group, epoch, ballot: promised */
+    WAL_CEILING = 3, /* node (in group), ceiling (in ballot): closed-time ceiling granted to that node */
+    WAL_FORGET = 4,  /* the group's epoch is gone: drop what came before for it */
+};
+
+struct wal_record {
+    enum wal_record_type type;
+    uint32_t group;
+    uint64_t epoch;
+    uint64_t ballot;
+    struct entry entry; /* WAL_ENTRY: the record holds a reference on its body */
+};
+
+/* Segments by number on something that keeps bytes. write returns when the bytes are durable. Real: wal_device_open_directory. */
+struct wal_device {
+    void *context;
+    uint64_t segment_bytes;
+    enum sluice_status (*list)(void *context, uint64_t *numbers, uint32_t *count /* in: room, out: found */);
+    enum sluice_status (*create)(void *context, uint64_t number);               /* preallocates, zeroed */
+    enum sluice_status (*recycle)(void *context, uint64_t from, uint64_t to);   /* renames a segment no longer needed */
+    enum sluice_status (*remove)(void *context, uint64_t number);
+    enum sluice_status (*read)(void *context, uint64_t number, uint64_t offset, void *data, uint32_t size);
+    enum sluice_status (*write)(void *context, uint64_t number, uint64_t offset, const void *data, uint32_t size); /* 4 KiB multiples, aligned memory */
+    void (*close)(void *context);
+};
+enum sluice_status wal_device_open_directory(const char *path, uint64_t segment_bytes, struct wal_device *out, char *error, size_t error_size) SLUICE_MUST_CHECK;
+
+struct wal;
+struct wal_options {
+    struct wal_device device; /* taken; closed by wal_close */
+    bool thread;              /* false: wal_flush does the work in the caller (tests, simulator) */
+};
+/* Opens and replays: `replay` is called for each surviving record in order (the record's references are the callee's to take with buf_ref). */
+enum sluice_status wal_open(const struct wal_options *options, void (*replay)(void *arg, const struct wal_record *record), void *arg, struct wal **out,
+                            char *error, size_t error_size) SLUICE_MUST_CHECK;
+/* Writes what is queued, stops the thread. */
+void wal_close(struct wal *self);
+
+/* Queues a record (its body gets a further reference). Reactor only. Everything appended before a wal_submit is one batch, later batches may be joined. */
+enum sluice_status wal_append(struct wal *self, const struct wal_record *record) SLUICE_MUST_CHECK;
+/* Hands what was appended to the persist thread; `ticket` rises by one with each call that had something to hand over, and is returned. */
+uint64_t wal_submit(struct wal *self);
+/* Readable when wal_completed may have risen. */
+int wal_fd(const struct wal *self);
+/* All batches up to this ticket are on stable storage. `*error`: OK, or why the log can't go on: a failed write is never retried; the node must stop. */
+uint64_t wal_completed(struct wal *self, enum sluice_status *error);
+/* Without a thread: writes what was submitted. */
+void wal_flush(struct wal *self);
+/* Entries of `group` up to `revision` are durable elsewhere; segments that hold nothing else are recycled (the latest promises and ceilings are carried forward). */
+void wal_release(struct wal *self, uint32_t group, uint64_t revision);
+/* True when so many segments are in use that store_flush is due. */
+bool wal_wants_flush(const struct wal *self);
+/* Bytes written to the device and payload bytes among them, since open; batches. For metrics. */
+struct wal_figures {
+    uint64_t bytes_written, bytes_payload, batches, records;
+};
+void wal_figures(const struct wal *self, struct wal_figures *out);
+
+#endif
