@@ -1,0 +1,157 @@
+# Sluice. `make help` lists the targets. V=1 shows whole commands, BUILD=dir moves the output,
+# MODE=asan|tsan builds with sanitizers into a folder of their own below it.
+BUILD ?= build
+MODE ?= release
+out := $(BUILD)$(if $(filter-out release,$(MODE)),/$(MODE))
+jobs ?= $(shell nproc)
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+# --- Compilers and flags -----------------------------------------------------------------------------------------
+
+warnings := -Wall -Wextra -Wconversion -Wshadow -Werror
+mode_release := -O2 -g -fstack-protector-strong
+mode_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+mode_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+mode_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -Wno-error
+mode := $(or $(mode_$(MODE)),$(error MODE is release, asan, tsan or fuzz; got "$(MODE)"))
+ifeq ($(MODE),fuzz)
+CC := clang
+CXX := clang++
+endif
+
+# An empty definition agrees with a plain `#define _GNU_SOURCE` in a source file.
+common := -I. -I$(out)/gen -MMD -MP -pthread $(mode)
+cflags = -std=gnu11 -D_GNU_SOURCE= $(common) $(warnings) $(CFLAGS)
+cxxflags = -std=gnu++17 $(common) $(warnings) $(CXXFLAGS)
+libs := -lrocksdb -lmicrohttpd -lgrpc -lgpr -lprotobuf-c -ljansson -lre2 -lisal -lssl -lcrypto -linih -ldl -lpthread -lm
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '%-7s %s\n' $(1) $(2);)
+
+# --- What is built -----------------------------------------------------------------------------------------------
+
+# From high to low, as the linker needs them; DESIGN.md's order of folders, checked by scripts/borders.
+folders := gateway core/node client core/lambda core/cluster core/shard core/versions core/rdma core/consensus core/base api
+protos := $(wildcard api/proto/*.proto)
+lambdas := $(patsubst lambdas/%/,%,$(sort $(dir $(wildcard lambdas/*/*.c))))
+units := $(patsubst tests/unit/%/,%,$(sort $(dir $(wildcard tests/unit/*/test_*.c))))
+fuzzers := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+single := $(basename $(wildcard tests/bench/*.c tests/cluster/*.c)) # one file, one program
+
+sources = $(sort $(wildcard $(addsuffix /*.c,$(1)) $(addsuffix /*.cc,$(1))))
+objects = $(patsubst %,$(out)/%.o,$(call sources,$(1)))
+library = $(out)/lib$(notdir $(1)).a
+
+proto_c := $(patsubst %.proto,$(out)/gen/%.pb-c.c,$(protos))
+libraries := $(foreach d,$(folders),$(call library,$(d)))
+programs := $(if $(call sources,cli),$(out)/sluice) $(if $(call sources,core/node/main),$(out)/sluiced) \
+            $(if $(call sources,gateway/main),$(out)/sluice-gateway)
+modules := $(patsubst %,$(out)/lambdas/%.so,$(lambdas))
+unit_programs := $(patsubst %,$(out)/tests/unit-%,$(units))
+sim_program := $(if $(call sources,tests/sim),$(out)/tests/sim/sim)
+test_programs := $(unit_programs) $(sim_program) $(addprefix $(out)/,$(single))
+
+.PHONY: all run deps test unit units tests sim bench demo fuzz fuzzers libraries format clean help
+all: libraries $(programs) $(modules) ## build the programs and the example lambdas (the default)
+libraries: $(libraries)
+tests: $(test_programs) ## build every test program
+units: $(unit_programs)
+
+# --- Rules -------------------------------------------------------------------------------------------------------
+
+# Changed flags rebuild everything, and a removed source leaves its archive.
+stamp = $(shell mkdir -p $(dir $(1)); printf '%s\n' '$(2)' | cmp -s - $(1) || printf '%s\n' '$(2)' >$(1))
+$(call stamp,$(out)/flags,$(CC) $(CXX) $(cflags) $(cxxflags) $(LDFLAGS) $(libs))
+$(call stamp,$(out)/sources,$(call sources,$(folders) cli core/node/main gateway/main $(sort $(dir $(wildcard tests/*/*.c tests/unit/*/*.c)))))
+
+$(out)/%.c.o: %.c $(out)/flags | $(proto_c)
+	$(call say,CC,$<)mkdir -p $(@D); $(CC) $(cflags) -c -o $@ $<
+$(out)/%.cc.o: %.cc $(out)/flags | $(proto_c)
+	$(call say,CXX,$<)mkdir -p $(@D); $(CXX) $(cxxflags) -c -o $@ $<
+$(out)/gen/%.pb-c.c: %.proto
+	$(call say,PROTO,$<)mkdir -p $(out)/gen; protoc-c --c_out=$(out)/gen $<
+$(out)/gen/%.pb-c.c.o: $(out)/gen/%.pb-c.c $(out)/flags
+	$(call say,CC,$<)$(CC) -std=gnu11 $(common) $(CFLAGS) -c -o $@ $<
+
+$(foreach d,$(folders),$(eval $(call library,$(d)): $(call objects,$(d))))
+$(call library,api): $(proto_c:=.o)
+$(libraries): $(out)/sources
+	$(call say,AR,$@)rm -f $@; $(AR) rcs $@ $(filter %.o,$^)
+
+# One C++ linker for all: RocksDB, RE2 and gRPC are C++ inside. What a program does not use is not linked.
+link = $(CXX) $(mode) $(LDFLAGS) -pthread -o $@ $(filter %.o,$^) $(libraries) -Wl,--as-needed $(libs) $(LDLIBS)
+$(out)/sluice: $(call objects,cli)
+$(out)/sluiced: $(call objects,core/node/main)
+$(out)/sluice-gateway: $(call objects,gateway/main)
+$(out)/tests/sim/sim: $(call objects,tests/sim)
+$(foreach p,$(single),$(eval $(out)/$(p): $(out)/$(p).c.o))
+$(foreach u,$(units),$(eval $(out)/tests/unit-$(u): $(call objects,tests/unit/$(u))))
+$(unit_programs): LDLIBS += -lcriterion
+$(programs) $(test_programs): $(libraries) $(out)/sources
+	$(call say,LINK,$@)$(link)
+
+# A lambda is a shared object of the public ABI; lambdas/NAME/flags.mk may set LDLIBS.
+define lambda
+LDLIBS :=
+-include lambdas/$(1)/flags.mk
+$(out)/lambdas/$(1).so: LDLIBS := $$(LDLIBS)
+LDLIBS :=
+$(out)/lambdas/$(1).so: $(call objects,lambdas/$(1))
+endef
+$(foreach l,$(lambdas),$(eval $(call lambda,$(l))))
+$(out)/lambdas/%.o: CFLAGS += -fPIC -fvisibility=hidden
+$(modules):
+	$(call say,LAMBDA,$@)$(CC) $(mode) -shared -o $@ $^ -Wl,--as-needed $(LDLIBS)
+
+# --- Targets -----------------------------------------------------------------------------------------------------
+
+deps: ## install the Debian packages that building and testing need
+	@scripts/deps build test
+
+run: ## build, and start a node and a gateway on this machine (ARGS= are handed on)
+	@scripts/deps build
+	@$(MAKE) --no-print-directory -j$(jobs) all
+	@exec $(out)/sluice up $(ARGS)
+
+test: ## run every check there is (ONLY="unit sim" picks some)
+	@scripts/deps build test
+	@exec scripts/test $(ONLY)
+
+unit: $(unit_programs) ## run the unit tests (UNIT=base picks a folder; MODE=asan, tsan)
+	@set -e; for u in $(or $(UNIT),$(units)); do printf 'UNIT    %s (%s)\n' $$u $(MODE); $(out)/tests/unit-$$u; done
+
+sim: $(sim_program) ## run the simulator (SEED=, STEPS=)
+	@exec $(sim_program) $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS))
+
+bench: ## measure (ARGS= are handed on)
+	@scripts/deps build bench
+	@$(MAKE) --no-print-directory -j$(jobs) all tests
+	@exec tests/bench/run $(ARGS)
+
+demo: ## the farm: cameras, cows and lambdas on this machine
+	@scripts/deps build demo
+	@$(MAKE) --no-print-directory -j$(jobs) all
+	@exec scripts/demo $(ARGS)
+
+fuzz: ## run each fuzzer for SECONDS=10 seconds (FUZZ=name picks one)
+	@scripts/deps build test
+	@$(MAKE) --no-print-directory -j$(jobs) MODE=fuzz fuzzers
+	@exec tests/fuzz/run $(BUILD)/fuzz $(or $(SECONDS),10) $(or $(FUZZ),$(fuzzers))
+
+fuzzers: $(addprefix $(out)/,$(fuzzers))
+$(out)/fuzz_%: $(out)/tests/fuzz/fuzz_%.c.o $(libraries)
+	$(call say,LINK,$@)$(subst -no-link,,$(link))
+
+format: ## bring every C file into shape
+	@git ls-files '*.c' '*.h' '*.cc' | xargs clang-format -i
+
+clean: ## remove what was built
+	rm -rf $(BUILD)
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+-include $(shell find $(out) -name '*.d' 2>/dev/null)
