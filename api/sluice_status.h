@@ -1,4 +1,5 @@
-/* One table of outcomes: text, HTTP status, gRPC code and the stable `code` of problem+json, so that they cannot drift apart. */
+/* One table of outcomes: text, HTTP status, gRPC code and the stable `code` of problem+json, so that they cannot drift
+ * apart. */
 #ifndef SLUICE_STATUS_H
 #define SLUICE_STATUS_H
 

@@ -8,7 +8,7 @@
 
 #define NS_PER_US UINT64_C(1000)
 #define NS_PER_MS UINT64_C(1000000)
-#define NS_PER_S UINT64_C(1000000000)
+#define NS_PER_S  UINT64_C(1000000000)
 
 /* CLOCK_BOOTTIME: for durations, leases and timeouts. Never compared between machines. Any thread. */
 uint64_t clock_monotonic_ns(void);
@@ -32,7 +32,8 @@ void hlc_merge(struct hlc *clock, uint64_t seen);
 /* Formats as RFC 3339 in UTC with nine decimals ("2026-11-23T02:40:00.000000000Z"). `out` holds at least 32 bytes. */
 #define CLOCK_TEXT_BYTES 32
 void clock_format_rfc3339(uint64_t time_ns, char out[CLOCK_TEXT_BYTES]);
-/* Parses RFC 3339 with up to nine decimals and a zone, or decimal nanoseconds since 1970. False if it is neither or out of range. */
+/* Parses RFC 3339 with up to nine decimals and a zone, or decimal nanoseconds since 1970. False if it is neither or out
+ * of range. */
 bool clock_parse(const char *text, size_t len, uint64_t *out_ns);
 
 #endif

@@ -1,4 +1,5 @@
-/* A bounded multi-producer, single-consumer queue of pointers with an eventfd doorbell. It is how every other thread reaches a reactor. */
+/* A bounded multi-producer, single-consumer queue of pointers with an eventfd doorbell. It is how every other thread
+ * reaches a reactor. */
 #ifndef BASE_QUEUE_H
 #define BASE_QUEUE_H
 
@@ -19,7 +20,8 @@ bool queue_push(struct queue *self, void *item);
 void *queue_pop(struct queue *self);
 /* Readable when an item was pushed after queue_prepare_sleep. Consumer only. */
 int queue_fd(const struct queue *self);
-/* Consumer only: announces sleep; returns false if an item is there already (do not sleep). After waking, call queue_awake, which drains the eventfd. */
+/* Consumer only: announces sleep; returns false if an item is there already (do not sleep). After waking, call
+ * queue_awake, which drains the eventfd. */
 bool queue_prepare_sleep(struct queue *self);
 void queue_awake(struct queue *self);
 
