@@ -82,15 +82,18 @@ $(libraries): $(out)/sources
 	$(call say,AR,$@)rm -f $@; $(AR) rcs $@ $(filter %.o,$^)
 
 # One C++ linker for all: RocksDB, RE2 and gRPC are C++ inside. What a program does not use is not linked.
-link = $(CXX) $(mode) $(LDFLAGS) -pthread -o $@ $(filter %.o,$^) $(libraries) -Wl,--as-needed $(libs) $(LDLIBS)
+link = $(CXX) $(mode) $(LDFLAGS) -pthread -o $@ $(filter %.o,$^) $(filter %.a,$^) -Wl,--as-needed $(libs) $(LDLIBS)
 $(out)/sluice: $(call objects,cli)
 $(out)/sluiced: $(call objects,core/node/main)
 $(out)/sluice-gateway: $(call objects,gateway/main)
 $(out)/tests/sim/sim: $(call objects,tests/sim)
 $(foreach p,$(single),$(eval $(out)/$(p): $(out)/$(p).c.o))
-$(foreach u,$(units),$(eval $(out)/tests/unit-$(u): $(call objects,tests/unit/$(u))))
+# A folder's unit tests see its archive and those that the linker finds below it.
+from = $(if $(filter %/lib$(1).a,$(firstword $(2))),$(2),$(if $(2),$(call from,$(1),$(wordlist 2,99,$(2)))))
+$(foreach u,$(units),$(eval $(out)/tests/unit-$(u): $(call objects,tests/unit/$(u)) $(or $(call from,$(u),$(libraries)),$(libraries))))
 $(unit_programs): LDLIBS += -lcriterion
-$(programs) $(test_programs): $(libraries) $(out)/sources
+$(programs) $(filter-out $(unit_programs),$(test_programs)): $(libraries)
+$(programs) $(test_programs): $(out)/sources
 	$(call say,LINK,$@)$(link)
 
 # A lambda is a shared object of the public ABI; lambdas/NAME/flags.mk may set LDLIBS.
@@ -120,7 +123,7 @@ test: ## run every check there is (ONLY="unit sim" picks some)
 	@scripts/deps build test
 	@exec scripts/test $(ONLY)
 
-unit: $(unit_programs) ## run the unit tests (UNIT=base picks a folder; MODE=asan, tsan)
+unit: $(patsubst %,$(out)/tests/unit-%,$(or $(UNIT),$(units))) ## run the unit tests (UNIT=base picks a folder; MODE=asan, tsan)
 	@set -e; for u in $(or $(UNIT),$(units)); do printf 'UNIT    %s (%s)\n' $$u $(MODE); $(out)/tests/unit-$$u; done
 
 sim: $(sim_program) ## run the simulator (SEED=, STEPS=)
