@@ -92,6 +92,7 @@ $(foreach p,$(single),$(eval $(out)/$(p): $(out)/$(p).c.o))
 from = $(if $(filter %/lib$(1).a,$(firstword $(2))),$(2),$(if $(2),$(call from,$(1),$(wordlist 2,99,$(2)))))
 $(foreach u,$(units),$(eval $(out)/tests/unit-$(u): $(call objects,tests/unit/$(u)) $(or $(call from,$(u),$(libraries)),$(libraries))))
 $(unit_programs): LDLIBS += -lcriterion
+$(unit_programs): $(if $(filter tsan,$(MODE)),$(out)/tests/unit/runner_tsan.c.o)
 $(programs) $(filter-out $(unit_programs),$(test_programs)): $(libraries)
 $(programs) $(test_programs): $(out)/sources
 	$(call say,LINK,$@)$(link)
