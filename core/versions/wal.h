@@ -16,6 +16,7 @@ enum wal_record_type {
     WAL_PROMISE = 2, /* group, epoch, ballot: promised */
     WAL_CEILING = 3, /* node (in group), ceiling (in ballot): closed-time ceiling granted to that node */
     WAL_FORGET = 4,  /* the group's epoch is gone: drop what came before for it */
+    WAL_STABLE = 5,  /* group, epoch, index (in ballot): entries up to here are chosen. A hint for recovery, written with the entries of its group commit */
 };
 
 struct wal_record {

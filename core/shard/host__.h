@@ -1,0 +1,167 @@
+/* What the files of this folder share. */
+#ifndef SHARD_HOST_INTERNAL_H
+#define SHARD_HOST_INTERNAL_H
+
+#include "core/base/clock.h"
+#include "core/base/log.h"
+#include "core/base/panic.h"
+#include "core/base/pattern.h"
+#include "core/base/random.h"
+#include "core/shard/host.h"
+#include "core/shard/peer.h"
+
+/* Who waits for an entry of ours to become stable. */
+struct host__pending {
+    void *link; /* NULL: nobody, or the client has gone */
+    uint64_t request_id;
+    uint16_t type; /* WIRE_WRITE, WIRE_MAP_CHANGE; 0: free */
+};
+
+/* A value on its way into the log: gathered during a round, proposed at its end. */
+struct host__queued {
+    struct buf *body;
+    uint32_t body_crc;
+    uint16_t kind;
+    struct host__pending who;
+};
+
+/* A read that can't be answered yet: it waits for a lease or for closed time. */
+struct host__waiting {
+    struct host__waiting *next;
+    void *link;
+    uint64_t deadline_ns;
+    struct wire_header header;
+    size_t body_size;
+    uint8_t body[] __attribute__((aligned(8)));
+};
+
+/* A reader of stable entries: a client's watch, or a feed within the process. */
+struct host__reader {
+    struct host__reader *next;
+    struct replica *replica;
+    uint64_t next_revision;
+    uint32_t next_operation;
+    bool blocked; /* its sink is full */
+    bool dead;    /* to be freed at the end of the round */
+    /* A client's watch. */
+    void *link;
+    uint64_t request_id;
+    struct pattern *pattern;
+    bool values, admin, announced;
+    uint64_t progress_ns; /* monotonic: when the next progress is due */
+    uint64_t closed_sent;
+    /* A feed. */
+    bool is_feed;
+    struct host_feed_options feed;
+    uint64_t passed_sent;
+};
+
+struct host__ticket {
+    uint64_t ticket;
+    uint64_t sequence;
+};
+
+struct replica {
+    struct host *host;
+    struct replica *next;
+    uint32_t group;
+    uint64_t epoch;
+    bool memory_only;
+    bool dirty; /* records handed out since the last submit */
+    bool leading;
+    struct paxos paxos;
+    struct paxos_slot *slots;
+    struct entry *log; /* window of unstable entries: index & (window - 1) */
+    struct host__pending *pending;
+    struct versions *versions;
+    struct machine *machine; /* NULL for the map group */
+    struct host__queued *queued;
+    uint32_t queued_count, queued_capacity;
+    struct host__waiting *waiting, **waiting_tail;
+    struct host__reader *readers;
+    struct host__ticket *tickets; /* ring of window entries: submitted, not yet durable */
+    uint32_t ticket_first, ticket_count, ticket_capacity;
+    uint64_t persist_sequence; /* highest handed to the disk in this round */
+    uint64_t stable_noted;     /* stable index that the segments know of */
+};
+
+/* What the segments held of a group that was not added yet. */
+struct host__recovered {
+    struct host__recovered *next;
+    uint32_t group;
+    uint64_t epoch;
+    uint64_t promised;
+    uint64_t stable;
+    struct entry *entries; /* by index - first; index 0: a hole */
+    uint64_t first;
+    size_t count, capacity;
+};
+
+struct host {
+    struct host_env env;
+    struct host_options options;
+    struct pairs pairs;
+    struct hlc clock;
+    struct random random;
+    struct replica *replicas;
+    struct host__recovered *recovered;
+    uint64_t ceilings_max;
+    uint64_t next_tick_ns;
+    uint64_t map_epoch;
+    bool started;
+    bool ceilings_dirty;
+    uint64_t ceiling_sequence;
+    struct host__ticket ceiling_tickets[64];
+    uint32_t ceiling_ticket_first, ceiling_ticket_count;
+    bool peer_added[PAIRS_NODES_MAX];
+    struct host_figures figures;
+    struct paxos_effects effects; /* of the step under way */
+    struct pairs_effects pairs_effects;
+    struct paxos_message message; /* being received */
+    struct entry received[PAXOS_MESSAGE_ENTRIES_MAX];
+};
+
+struct replica *host__replica(const struct host *self, uint32_t group);
+uint64_t host__now(const struct host *self);
+
+/* replica.c */
+void replica__step(struct replica *self, struct paxos_event *event, struct entry *entries,
+                   const struct host__pending *who);
+void replica__propose(struct replica *self);
+void replica__tick(struct replica *self);
+void replica__persisted(struct replica *self, uint64_t ticket);
+void replica__submitted(struct replica *self, uint64_t ticket);
+/* Entry at `index`, in memory or stable, with a reference. */
+enum sluice_status replica__entry(struct replica *self, uint64_t index, struct entry *out);
+enum sluice_status replica__queue(struct replica *self, struct buf *body, uint32_t crc, uint16_t kind,
+                                  const struct host__pending *who);
+/* Is the history up to `time` complete here? Moves closed time on where this replica leads. */
+bool replica__closed(struct replica *self, uint64_t time);
+/* Everything up to this is closed and stable here, as far as is known without asking anybody. */
+uint64_t replica__closed_time(struct replica *self);
+
+/* serve.c */
+void serve__message(struct host *self, void *link, const struct wire_header *header, const uint8_t *body);
+void serve__waiting(struct replica *self, uint64_t now);
+void serve__written(struct replica *self, const struct host__pending *who, const struct entry *entry,
+                    const struct machine_outcome *outcome, char *reply);
+void serve__lost(struct replica *self, const struct host__pending *who);
+void serve__drop_waiting(struct replica *self, void *link);
+void serve__not_leader(struct replica *self, void *link, uint64_t request_id);
+/* A record as it goes to clients: fills `record`; the strings are the version's. */
+void serve__record(const struct replica *self, const struct version *version, uint32_t carried,
+                   struct wire_record *record);
+enum sluice_status serve__append(struct bytes *out, const struct replica *self, const struct version *version,
+                                 bool with_value);
+
+/* watch.c */
+void watch__start(struct replica *self, void *link, const struct wire_header *header, const struct wire_query *query);
+void watch__cancel(struct host *self, void *link, uint64_t request_id);
+void watch__link_down(struct host *self, void *link);
+void watch__writable(struct host *self, void *link);
+/* Moves all readers of the replica on, as far as their sinks take it. */
+void watch__pump(struct replica *self, uint64_t now);
+void watch__end_all(struct replica *self, enum sluice_status status, const char *why);
+uint64_t watch__next_ns(const struct replica *self);
+
+#endif

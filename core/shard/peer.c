@@ -1,0 +1,129 @@
+#include "core/shard/peer.h"
+
+#include <string.h>
+
+#include "core/base/crc.h"
+
+void peer_pairs_write(const struct pairs_message *message, struct peer_pairs *out)
+{
+    *out = (struct peer_pairs){
+        .incarnation = message->incarnation,
+        .peer_incarnation = message->peer_incarnation,
+        .sent_ns = message->sent_ns,
+        .lease_ns = message->lease_ns,
+        .ceiling = message->ceiling,
+        .defections = message->defections,
+        .type = message->type,
+    };
+}
+
+enum sluice_status peer_pairs_read(const void *data, size_t size, uint64_t time, struct pairs_message *out)
+{
+    struct peer_pairs wire;
+    if (size != sizeof(wire))
+        return SLUICE_INVALID;
+    memcpy(&wire, data, sizeof(wire));
+    if (wire.type != PAIRS_BEAT && wire.type != PAIRS_BEAT_ACK)
+        return SLUICE_INVALID;
+    *out = (struct pairs_message){
+        .type = (uint8_t)wire.type,
+        .incarnation = wire.incarnation,
+        .peer_incarnation = wire.peer_incarnation,
+        .sent_ns = wire.sent_ns,
+        .lease_ns = wire.lease_ns,
+        .ceiling = wire.ceiling,
+        .defections = wire.defections,
+        .time = time,
+    };
+    return SLUICE_OK;
+}
+
+void peer_paxos_write(const struct paxos_message *message, struct peer_paxos *out)
+{
+    *out = (struct peer_paxos){
+        .type = message->type,
+        .granted = message->granted,
+        .learner = message->learner,
+        .entry_count = message->entry_count,
+        .epoch = message->epoch,
+        .ballot = message->ballot,
+        .first = message->first,
+        .last = message->last,
+        .stable = message->stable,
+        .received = message->received,
+        .persisted = message->persisted,
+        .incarnation = message->incarnation,
+        .peer_incarnation = message->peer_incarnation,
+        .defections = message->defections,
+        .ceiling = message->ceiling,
+        .closed_time = message->closed_time,
+        .closed_index = message->closed_index,
+    };
+}
+
+static enum sluice_status entry_take(const uint8_t *data, size_t size, size_t *offset, struct entry *out)
+{
+    uint32_t body_size = 0;
+    enum sluice_status status = entry_header_read(data + *offset, size - *offset, out, &body_size);
+    if (status != SLUICE_OK)
+        return status;
+    *offset += sizeof(struct entry_header);
+    if (body_size > size - *offset)
+        return SLUICE_INVALID;
+    if (body_size > 0) {
+        if (crc32c(data + *offset, body_size) != out->body_crc)
+            return SLUICE_CORRUPT;
+        out->body = buf_dup(data + *offset, body_size);
+        if (out->body == NULL)
+            return SLUICE_MEMORY;
+    }
+    size_t padded = ((size_t)body_size + 7) & ~(size_t)7;
+    *offset += padded <= size - *offset ? padded : size - *offset;
+    return SLUICE_OK;
+}
+
+enum sluice_status peer_paxos_read(const void *data, size_t size, uint32_t group, uint16_t from,
+                                   struct paxos_message *out, struct entry *entries, uint32_t *count)
+{
+    struct peer_paxos wire;
+    *count = 0;
+    if (size < sizeof(wire))
+        return SLUICE_INVALID;
+    memcpy(&wire, data, sizeof(wire));
+    if (wire.type < PAXOS_PREVOTE || wire.type > PAXOS_REJECT || wire.entry_count > PAXOS_MESSAGE_ENTRIES_MAX)
+        return SLUICE_INVALID;
+    out->type = wire.type;
+    out->granted = wire.granted != 0;
+    out->learner = wire.learner != 0;
+    out->from = from;
+    out->entry_count = wire.entry_count;
+    out->epoch = wire.epoch;
+    out->ballot = wire.ballot;
+    out->first = wire.first;
+    out->last = wire.last;
+    out->stable = wire.stable;
+    out->received = wire.received;
+    out->persisted = wire.persisted;
+    out->incarnation = wire.incarnation;
+    out->peer_incarnation = wire.peer_incarnation;
+    out->defections = wire.defections;
+    out->ceiling = wire.ceiling;
+    out->closed_time = wire.closed_time;
+    out->closed_index = wire.closed_index;
+    size_t offset = sizeof(wire);
+    for (uint32_t i = 0; i < wire.entry_count; i++) {
+        enum sluice_status status = entry_take(data, size, &offset, &entries[i]);
+        if (status != SLUICE_OK)
+            return status;
+        *count = i + 1;
+        if (entries[i].group != group || entries[i].index != wire.first + i || entries[i].epoch != wire.epoch)
+            return SLUICE_INVALID;
+        out->entries[i] = (struct paxos_message_entry){
+            .ballot = entries[i].ballot,
+            .time = entries[i].time,
+            .size = entries[i].body == NULL ? 0 : entries[i].body->size,
+            .flags = entries[i].kind,
+        };
+    }
+    return offset == size ? SLUICE_OK : SLUICE_INVALID;
+}

@@ -1,0 +1,394 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/shard/host__.h"
+
+static struct entry *slot(struct replica *self, uint64_t index)
+{
+    return &self->log[index & (self->host->options.window - 1)];
+}
+
+static struct host__pending *pending_slot(struct replica *self, uint64_t index)
+{
+    return &self->pending[index & (self->host->options.window - 1)];
+}
+
+enum sluice_status replica__entry(struct replica *self, uint64_t index, struct entry *out)
+{
+    if (index <= versions_applied(self->versions, NULL))
+        return versions_entry(self->versions, index, out);
+    const struct entry *held = slot(self, index);
+    if (held->index != index)
+        return SLUICE_NOT_FOUND;
+    *out = *held;
+    if (out->body != NULL)
+        buf_ref(out->body);
+    return SLUICE_OK;
+}
+
+static void place(struct replica *self, uint64_t index, struct entry *entry)
+{
+    struct entry *held = slot(self, index);
+    buf_unref(held->body);
+    *held = *entry;
+    entry->body = NULL;
+}
+
+static void persist_entry(struct replica *self, uint64_t index, uint64_t sequence)
+{
+    const struct wal_record record = {.type = WAL_ENTRY,
+                                      .group = self->group,
+                                      .epoch = self->epoch,
+                                      .ballot = slot(self, index)->ballot,
+                                      .entry = *slot(self, index)};
+    enum sluice_status status = self->host->env.persist(self->host->env.arg, &record);
+    if (status != SLUICE_OK)
+        self->host->env.fatal(self->host->env.arg, status, "an entry could not be handed to the disk");
+    self->persist_sequence = sequence;
+    self->dirty = true;
+}
+
+static void persist_promise(struct replica *self, uint64_t ballot, uint64_t sequence)
+{
+    const struct wal_record record = {
+        .type = WAL_PROMISE, .group = self->group, .epoch = self->epoch, .ballot = ballot};
+    enum sluice_status status = self->host->env.persist(self->host->env.arg, &record);
+    if (status != SLUICE_OK)
+        self->host->env.fatal(self->host->env.arg, status, "a promise could not be handed to the disk");
+    self->persist_sequence = sequence;
+    self->dirty = true;
+}
+
+/* Values are taken from the event's entries in the order of their indexes; `ballot` is the one they are now accepted
+ * under. */
+static void effect_store(struct replica *self, const struct paxos_effect *effect, struct entry *entries)
+{
+    for (uint32_t i = 0; i < effect->count; i++) {
+        struct entry *entry = &entries[effect->source + i];
+        entry->index = effect->first + i;
+        if (effect->ballot != 0)
+            entry->ballot = effect->ballot;
+        place(self, entry->index, entry);
+        if (effect->sequence != 0 && !self->memory_only)
+            persist_entry(self, effect->first + i, effect->sequence);
+    }
+}
+
+static void effect_store_noop(struct replica *self, const struct paxos_effect *effect)
+{
+    struct entry noop = {.index = effect->first,
+                         .ballot = effect->ballot,
+                         .time = self->paxos.last_time,
+                         .epoch = self->epoch,
+                         .group = self->group,
+                         .kind = ENTRY_NOOP};
+    hlc_merge(&self->host->clock, noop.time);
+    place(self, effect->first, &noop);
+    if (effect->sequence != 0 && !self->memory_only)
+        persist_entry(self, effect->first, effect->sequence);
+}
+
+static void effect_rewrite(struct replica *self, const struct paxos_effect *effect)
+{
+    for (uint64_t index = effect->first; index < effect->first + effect->count; index++) {
+        slot(self, index)->ballot = effect->ballot;
+        if (effect->sequence != 0 && !self->memory_only)
+            persist_entry(self, index, effect->sequence);
+    }
+}
+
+/* Sends one consensus message with its values. What lies at or below the stable index comes from the store. */
+static void effect_send(struct replica *self, uint16_t node, const struct paxos_message *message)
+{
+    static const uint8_t padding[8];
+    struct peer_header header = {.magic = PEER_MAGIC,
+                                 .version = PEER_VERSION,
+                                 .kind = PEER_PAXOS,
+                                 .group = self->group,
+                                 .time = self->host->clock.last};
+    struct peer_paxos body;
+    struct slice parts[2 + 3 * PAXOS_MESSAGE_ENTRIES_MAX];
+    struct entry_header headers[PAXOS_MESSAGE_ENTRIES_MAX];
+    struct entry entries[PAXOS_MESSAGE_ENTRIES_MAX];
+    unsigned count = 2;
+    uint32_t gathered = 0;
+    peer_paxos_write(message, &body);
+    for (; gathered < message->entry_count; gathered++) {
+        struct entry *entry = &entries[gathered];
+        enum sluice_status status = replica__entry(self, message->first + gathered, entry);
+        if (status != SLUICE_OK) {
+            LOG_WARN("shard", "group=%u cannot send revision %llu to node %u: %s", self->group,
+                     (unsigned long long)(message->first + gathered), node, sluice_status_text(status));
+            break;
+        }
+        entry->ballot = message->entries[gathered].ballot;
+        entry_header_write(entry, &headers[gathered]);
+        parts[count++] = (struct slice){&headers[gathered], sizeof(headers[gathered])};
+        if (entry->body != NULL) {
+            parts[count++] = (struct slice){entry->body->data, entry->body->size};
+            size_t rest = wire_pad(entry->body->size) - entry->body->size;
+            if (rest != 0)
+                parts[count++] = (struct slice){padding, rest};
+        }
+    }
+    body.entry_count = gathered;
+    parts[0] = (struct slice){&header, sizeof(header)};
+    parts[1] = (struct slice){&body, sizeof(body)};
+    /* A page of a promise that is cut short is still a true page; an ACCEPT that lost its first value says nothing. */
+    if (gathered > 0 || message->entry_count == 0) {
+        self->host->figures.peer_messages++;
+        self->host->env.send_peer(self->host->env.arg, node, parts, count);
+    }
+    for (uint32_t i = 0; i < gathered; i++)
+        buf_unref(entries[i].body);
+}
+
+static void answer_pending(struct replica *self, const struct entry *entry, const struct machine_outcome *outcome,
+                           char *reply)
+{
+    struct host__pending *who = pending_slot(self, entry->index);
+    if (who->type != 0) {
+        struct host__pending copy = *who;
+        who->type = 0;
+        /* Another leader's value may have taken the place of ours: then ours is not this one. */
+        if (self->paxos.role == PAXOS_LEADER)
+            serve__written(self, &copy, entry, outcome, reply);
+        else
+            serve__lost(self, &copy);
+    }
+}
+
+static void effect_stable(struct replica *self, uint64_t stable)
+{
+    struct host *host = self->host;
+    for (uint64_t index = versions_applied(self->versions, NULL) + 1; index <= stable; index++) {
+        struct entry *entry = slot(self, index);
+        ASSERT(entry->index == index);
+        struct machine_outcome outcome = {
+            .status = SLUICE_OK, .revision = index, .time = entry->time, .detail = "success"};
+        char *reply = NULL;
+        enum sluice_status status;
+        hlc_merge(&host->clock, entry->time);
+        if (self->machine != NULL)
+            status = machine_apply(self->machine, entry, &outcome);
+        else
+            status = host->env.map_apply(host->env.arg, entry, self->versions, &outcome, &reply);
+        if (status != SLUICE_OK) {
+            free(reply);
+            host->env.fatal(host->env.arg, status, "a stable entry could not be applied");
+            return;
+        }
+        host->figures.applied++;
+        struct entry done = *entry;
+        *entry = (struct entry){0};
+        answer_pending(self, &done, &outcome, reply);
+        buf_unref(done.body);
+        free(reply);
+    }
+}
+
+static void effect_following(struct replica *self)
+{
+    for (uint32_t i = 0; i < self->host->options.window; i++)
+        if (self->pending[i].type != 0) {
+            struct host__pending who = self->pending[i];
+            self->pending[i].type = 0;
+            serve__lost(self, &who);
+        }
+    if (self->leading) {
+        self->leading = false;
+        watch__end_all(self, SLUICE_NOT_LEADER, "another replica leads this shard by now");
+        self->host->env.role(self->host->env.arg, self->group, self->epoch, false);
+    }
+}
+
+static void carry_out(struct replica *self, const struct paxos_effect *effect, struct entry *entries,
+                      const struct paxos_effects *effects)
+{
+    switch (effect->type) {
+    case PAXOS_EFFECT_STORE:
+        effect_store(self, effect, entries);
+        break;
+    case PAXOS_EFFECT_STORE_NOOP:
+        effect_store_noop(self, effect);
+        break;
+    case PAXOS_EFFECT_REWRITE:
+        effect_rewrite(self, effect);
+        break;
+    case PAXOS_EFFECT_PERSIST_PROMISE:
+        persist_promise(self, effect->ballot, effect->sequence);
+        break;
+    case PAXOS_EFFECT_SEND:
+        effect_send(self, effect->node, &effects->messages[effect->message]);
+        break;
+    case PAXOS_EFFECT_STABLE:
+        effect_stable(self, effect->first);
+        break;
+    case PAXOS_EFFECT_RECEIVED:
+        break;
+    case PAXOS_EFFECT_LEADING:
+        self->leading = true;
+        self->host->env.role(self->host->env.arg, self->group, self->epoch, true);
+        break;
+    case PAXOS_EFFECT_FOLLOWING:
+        effect_following(self);
+        break;
+    case PAXOS_EFFECT_CAUGHT_UP:
+        self->host->env.caught_up(self->host->env.arg, self->group, self->epoch);
+        break;
+    }
+}
+
+void replica__step(struct replica *self, struct paxos_event *event, struct entry *entries,
+                   const struct host__pending *who)
+{
+    struct host *host = self->host;
+    event->now_ns = host__now(host);
+    event->time = hlc_now(&host->clock, host->env.realtime_ns(host->env.arg));
+    uint64_t first = self->paxos.last + 1;
+    enum sluice_status status = paxos_step(&self->paxos, event, &host->effects);
+    if (status != SLUICE_OK) {
+        if (event->type == PAXOS_EVENT_MESSAGE)
+            LOG_DEBUG("shard", "group=%u a message of node %u was refused: %s", self->group, event->message->from,
+                      sluice_status_text(status));
+        for (uint32_t i = 0; who != NULL && i < event->proposal_count; i++)
+            if (who[i].type != 0)
+                serve__not_leader(self, who[i].link, who[i].request_id);
+        return;
+    }
+    /* The clients are noted before the effects run: with one replica in memory an entry is stable at once. */
+    for (uint32_t i = 0; who != NULL && i < event->proposal_count; i++)
+        *pending_slot(self, first + i) = who[i];
+    /* Effects may be long-lived while callbacks never step the group again: replies and feeds only queue. */
+    for (uint32_t i = 0; i < host->effects.count; i++)
+        carry_out(self, &host->effects.items[i], entries, &host->effects);
+    uint64_t due = paxos_next_tick_ns(&self->paxos);
+    if (due < host->next_tick_ns)
+        host->next_tick_ns = due;
+}
+
+enum sluice_status replica__queue(struct replica *self, struct buf *body, uint32_t crc, uint16_t kind,
+                                  const struct host__pending *who)
+{
+    if (self->queued_count == self->queued_capacity) {
+        uint32_t capacity = self->queued_capacity == 0 ? 64 : self->queued_capacity * 2;
+        struct host__queued *grown = realloc(self->queued, capacity * sizeof(*grown));
+        if (grown == NULL)
+            return SLUICE_MEMORY;
+        self->queued = grown;
+        self->queued_capacity = capacity;
+    }
+    self->queued[self->queued_count++] =
+        (struct host__queued){.body = body, .body_crc = crc, .kind = kind, .who = *who};
+    return SLUICE_OK;
+}
+
+/* Proposes what the round has gathered, in batches that fit one message each. */
+void replica__propose(struct replica *self)
+{
+    struct host *host = self->host;
+    uint32_t done = 0;
+    while (done < self->queued_count) {
+        struct paxos_proposal proposals[PAXOS_MESSAGE_ENTRIES_MAX];
+        struct entry entries[PAXOS_MESSAGE_ENTRIES_MAX];
+        struct host__pending who[PAXOS_MESSAGE_ENTRIES_MAX];
+        uint32_t count = 0;
+        uint64_t bytes = 0;
+        uint64_t floor = paxos_time_floor(&self->paxos);
+        hlc_merge(&host->clock, floor);
+        while (done + count < self->queued_count && count < PAXOS_MESSAGE_ENTRIES_MAX) {
+            struct host__queued *queued = &self->queued[done + count];
+            uint32_t size = queued->body == NULL ? 0 : queued->body->size;
+            if (count > 0 && bytes + size > PAXOS_MESSAGE_BYTES_MAX)
+                break;
+            bytes += size;
+            uint64_t time = hlc_now(&host->clock, host->env.realtime_ns(host->env.arg));
+            proposals[count] = (struct paxos_proposal){.time = time, .size = size, .flags = queued->kind};
+            entries[count] = (struct entry){.index = self->paxos.last + 1 + count,
+                                            .ballot = self->paxos.ballot,
+                                            .time = time,
+                                            .epoch = self->epoch,
+                                            .group = self->group,
+                                            .kind = queued->kind,
+                                            .body_crc = queued->body_crc,
+                                            .body = queued->body};
+            who[count] = queued->who;
+            count++;
+        }
+        struct paxos_event event = {.type = PAXOS_EVENT_PROPOSE, .proposals = proposals, .proposal_count = count};
+        replica__step(self, &event, entries, who);
+        host->figures.proposals += count;
+        for (uint32_t i = 0; i < count; i++)
+            buf_unref(entries[i].body);
+        done += count;
+    }
+    self->queued_count = 0;
+}
+
+void replica__tick(struct replica *self)
+{
+    struct paxos_event event = {.type = PAXOS_EVENT_TICK};
+    replica__step(self, &event, NULL, NULL);
+}
+
+void replica__submitted(struct replica *self, uint64_t ticket)
+{
+    if (self->ticket_count == self->ticket_capacity) {
+        uint32_t capacity = self->ticket_capacity == 0 ? 64 : self->ticket_capacity * 2;
+        struct host__ticket *grown = calloc(capacity, sizeof(*grown));
+        if (grown == NULL) {
+            self->host->env.fatal(self->host->env.arg, SLUICE_MEMORY, "no memory to follow the disk");
+            return;
+        }
+        for (uint32_t i = 0; i < self->ticket_count; i++)
+            grown[i] = self->tickets[(self->ticket_first + i) % self->ticket_capacity];
+        free(self->tickets);
+        self->tickets = grown;
+        self->ticket_first = 0;
+        self->ticket_capacity = capacity;
+    }
+    uint32_t at = (self->ticket_first + self->ticket_count++) % self->ticket_capacity;
+    self->tickets[at] = (struct host__ticket){.ticket = ticket, .sequence = self->persist_sequence};
+    self->dirty = false;
+}
+
+void replica__persisted(struct replica *self, uint64_t ticket)
+{
+    uint64_t sequence = 0;
+    while (self->ticket_count > 0 && self->tickets[self->ticket_first].ticket <= ticket) {
+        sequence = self->tickets[self->ticket_first].sequence;
+        self->ticket_first = (self->ticket_first + 1) % self->ticket_capacity;
+        self->ticket_count--;
+    }
+    if (sequence == 0)
+        return;
+    struct paxos_event event = {.type = PAXOS_EVENT_PERSISTED, .sequence = sequence};
+    replica__step(self, &event, NULL, NULL);
+}
+
+uint64_t replica__closed_time(struct replica *self)
+{
+    uint64_t time = 0;
+    uint64_t applied = versions_applied(self->versions, &time);
+    /* Times rise strictly along the log, so what is applied closes everything up to its own time. */
+    if (self->paxos.closed_index <= applied && self->paxos.closed_time > time)
+        time = self->paxos.closed_time;
+    return time;
+}
+
+bool replica__closed(struct replica *self, uint64_t time)
+{
+    if (time <= replica__closed_time(self))
+        return true;
+    if (!self->leading)
+        return false;
+    struct host *host = self->host;
+    uint64_t now = hlc_now(&host->clock, host->env.realtime_ns(host->env.arg));
+    /* Queued values have no time yet; theirs will be above what is closed now. */
+    (void)paxos_close_time(&self->paxos, now);
+    if (time <= replica__closed_time(self))
+        return true;
+    if (self->paxos.closed_time < time)
+        pairs_want_ceiling(&host->pairs, time < now ? now : time);
+    return false;
+}

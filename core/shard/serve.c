@@ -1,0 +1,627 @@
+/* Core RPC: requests of clients to the shards, and their answers. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/crc.h"
+#include "core/base/text.h"
+#include "core/shard/host__.h"
+
+static void send_reply(struct host *self, void *link, const struct wire_header *header, const struct slice *parts,
+                       unsigned count, struct buf *payload, uint32_t offset, uint32_t size)
+{
+    struct slice all[4] = {{header, sizeof(*header)}};
+    ASSERT(count <= 3);
+    for (unsigned i = 0; i < count; i++)
+        all[1 + i] = parts[i];
+    self->env.send_client(self->env.arg, link, all, count + 1, payload, offset, size);
+}
+
+static struct wire_header reply_header(struct host *self, uint64_t request_id, uint32_t shard,
+                                       enum sluice_status status, uint32_t flags, size_t body_size)
+{
+    return (struct wire_header){
+        .magic = WIRE_MAGIC,
+        .version = WIRE_VERSION,
+        .type = WIRE_REPLY,
+        .body_size = (uint32_t)body_size,
+        .request_id = request_id,
+        .time = self->clock.last,
+        .map_epoch = self->map_epoch,
+        .shard = shard,
+        .status = status,
+        .flags = flags,
+        .node = self->options.pairs.node,
+    };
+}
+
+void host_reply(struct host *self, void *link, const struct wire_header *request, enum sluice_status status,
+                uint32_t flags, const void *body, size_t size)
+{
+    const struct wire_header header = reply_header(self, request->request_id, request->shard, status, flags, size);
+    const struct slice part = {body, size};
+    send_reply(self, link, &header, &part, size > 0 ? 1 : 0, NULL, 0, 0);
+}
+
+static void reply_text(struct host *self, void *link, const struct wire_header *request, enum sluice_status status,
+                       const char *text)
+{
+    host_reply(self, link, request, status, 0, text, strlen(text));
+}
+
+/* What a client is told that must look elsewhere: who leads, or that nobody can. */
+static void reply_not_leader(struct replica *self, void *link, uint64_t request_id)
+{
+    struct host *host = self->host;
+    uint32_t alive = 1;
+    for (uint32_t i = 0; i < self->paxos.options.replica_count; i++) {
+        uint16_t node = self->paxos.options.replicas[i];
+        if (node != host->options.pairs.node && pairs_alive(&host->pairs, node, 0, host__now(host)))
+            alive++;
+    }
+    const char *text = "another replica leads this shard";
+    enum sluice_status status = SLUICE_NOT_LEADER;
+    if (alive < quorum_size(self->paxos.options.replica_count)) {
+        status = SLUICE_UNAVAILABLE;
+        text = "this shard has lost its quorum: fewer than half of its replicas can be reached; nothing was applied";
+    }
+    struct wire_header header = reply_header(host, request_id, self->group, status, 0, strlen(text));
+    header.node = self->paxos.leader == host->options.pairs.node ? 0 : self->paxos.leader;
+    const struct slice part = {text, strlen(text)};
+    send_reply(host, link, &header, &part, 1, NULL, 0, 0);
+}
+
+void serve__not_leader(struct replica *self, void *link, uint64_t request_id)
+{
+    if (link != NULL)
+        reply_not_leader(self, link, request_id);
+}
+
+void serve__lost(struct replica *self, const struct host__pending *who)
+{
+    static const char text[] =
+        "the leader changed while the write was under way; it may have been applied: repeat it with the same key";
+    if (who->link == NULL)
+        return;
+    const struct wire_header header =
+        reply_header(self->host, who->request_id, self->group, SLUICE_OUTCOME_UNKNOWN, 0, sizeof(text) - 1);
+    const struct slice part = {text, sizeof(text) - 1};
+    send_reply(self->host, who->link, &header, &part, 1, NULL, 0, 0);
+}
+
+void serve__record(const struct replica *self, const struct version *version, uint32_t carried,
+                   struct wire_record *record)
+{
+    *record = (struct wire_record){
+        .flags =
+            (uint16_t)(((version->flags & VERSION_TOMBSTONE) ? WIRE_RECORD_TOMBSTONE : 0) |
+                       (carried > 0 || (version->value != NULL && version->value_size == 0) ? WIRE_RECORD_VALUE : 0)),
+        .key_size = (uint16_t)version->key_size,
+        .content_type_size = (uint16_t)version->content_type_size,
+        .value_size = version->value_size,
+        .carried_size = carried,
+        .shard = self->group,
+        .operation = version->operation,
+        .version = version->version,
+        .revision = version->revision,
+        .epoch = self->epoch,
+        .time = version->time,
+        .object_time = version->object_time,
+    };
+}
+
+enum sluice_status serve__append(struct bytes *out, const struct replica *self, const struct version *version,
+                                 bool with_value)
+{
+    static const uint8_t padding[8];
+    struct wire_record record;
+    uint32_t carried = with_value && version->value != NULL ? version->value_size : 0;
+    serve__record(self, version, carried, &record);
+    if (!with_value)
+        record.flags &= (uint16_t)~WIRE_RECORD_VALUE;
+    size_t plain = sizeof(record) + version->key_size + version->content_type_size + carried;
+    enum sluice_status status = bytes_reserve(out, wire_pad(plain));
+    if (status == SLUICE_OK)
+        status = bytes_append(out, &record, sizeof(record));
+    if (status == SLUICE_OK)
+        status = bytes_append(out, version->key, version->key_size);
+    if (status == SLUICE_OK)
+        status = bytes_append(out, version->content_type, version->content_type_size);
+    if (status == SLUICE_OK && carried > 0)
+        status = bytes_append(out, version->value, carried);
+    if (status == SLUICE_OK)
+        status = bytes_append(out, padding, wire_pad(plain) - plain);
+    return status;
+}
+
+/* The versions that an entry made, as records. They are looked up: a replayed write's are in the past. */
+static enum sluice_status written_records(struct replica *self, const struct entry *entry,
+                                          const struct machine_outcome *outcome, struct bytes *out)
+{
+    const struct wire_command *command = NULL;
+    const char *why = NULL;
+    enum sluice_status status = wire_command_read(entry->body->data, entry->body->size, &command, &why);
+    struct wire_operation_view view;
+    size_t offset = 0;
+    if (status != SLUICE_OK || command->kind != WIRE_COMMAND_WRITE)
+        return status;
+    while (wire_operation_next(command, &offset, &view)) {
+        struct version version;
+        struct slice key = {view.key, view.operation->key_size};
+        status = versions_by_time(self->versions, key, outcome->time, false, &version);
+        if (status != SLUICE_OK)
+            return status;
+        status = serve__append(out, self, &version, false);
+        version_release(&version);
+        if (status != SLUICE_OK)
+            return status;
+    }
+    return SLUICE_OK;
+}
+
+/* 412, 404 and the count of a refused CLOSE_PREFIX carry the version that decided. */
+static enum sluice_status refusal_record(struct replica *self, const struct machine_outcome *outcome, struct bytes *out)
+{
+    const struct version version = {.version = outcome->version,
+                                    .revision = outcome->revision,
+                                    .time = outcome->time,
+                                    .operation = outcome->operation,
+                                    .key = "",
+                                    .content_type = ""};
+    return serve__append(out, self, &version, false);
+}
+
+void serve__written(struct replica *self, const struct host__pending *who, const struct entry *entry,
+                    const struct machine_outcome *outcome, char *reply)
+{
+    struct host *host = self->host;
+    if (who->link == NULL)
+        return;
+    struct bytes body = {0};
+    uint32_t flags = outcome->replayed ? WIRE_FLAG_REPLAYED : 0;
+    enum sluice_status status = outcome->status, built = SLUICE_OK;
+    if (who->type == WIRE_MAP_CHANGE) {
+        const char *text = reply != NULL ? reply : outcome->detail;
+        built = bytes_append(&body, text, strlen(text));
+    } else if (status == SLUICE_OK) {
+        built = written_records(self, entry, outcome, &body);
+    } else if (outcome->version != 0) {
+        flags |= WIRE_FLAG_RECORD;
+        built = refusal_record(self, outcome, &body);
+    } else {
+        built = bytes_append(&body, outcome->detail, strlen(outcome->detail));
+    }
+    if (built != SLUICE_OK) {
+        /* It is applied; what fails is telling so. A retry with the same name is answered from memory. */
+        status = SLUICE_OUTCOME_UNKNOWN;
+        body.size = 0;
+    }
+    const struct wire_header header = reply_header(host, who->request_id, self->group, status, flags, body.size);
+    const struct slice part = {body.data, body.size};
+    send_reply(host, who->link, &header, &part, body.size > 0 ? 1 : 0, NULL, 0, 0);
+    bytes_free(&body);
+}
+
+static const char *write_error(struct host *self, const struct wire_header *header, const struct wire_command *command)
+{
+    struct wire_operation_view view;
+    size_t offset = 0;
+    if (command->kind != WIRE_COMMAND_WRITE && (header->flags & WIRE_FLAG_ADMIN) == 0)
+        return "this kind of command needs admin";
+    if (command->kind == WIRE_COMMAND_CURSOR || command->kind == WIRE_COMMAND_OPEN_PREFIX ||
+        command->kind == WIRE_COMMAND_CLOSE_PREFIX)
+        return command->operation_count == 1 ? NULL : "one operation was expected";
+    while (wire_operation_next(command, &offset, &view)) {
+        const char *why = text_key_error(view.key, view.operation->key_size);
+        if (why != NULL)
+            return why;
+        if (view.operation->key_size >= 8 && memcmp(view.key, "_sluice/", 8) == 0 &&
+            (header->flags & WIRE_FLAG_ADMIN) == 0)
+            return "keys below _sluice/ are the store's own";
+        if ((view.operation->flags & WIRE_OBJECT_TIME) && view.operation->object_time == 0)
+            return "an object time lies after 1970";
+    }
+    (void)self;
+    return NULL;
+}
+
+static bool all_owned(struct replica *self, const struct wire_command *command)
+{
+    struct wire_operation_view view;
+    size_t offset = 0;
+    if (command->kind != WIRE_COMMAND_WRITE)
+        return true;
+    while (wire_operation_next(command, &offset, &view))
+        if (!self->host->env.owns(self->host->env.arg, self->group, view.key, view.operation->key_size))
+            return false;
+    return true;
+}
+
+static void serve_write(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body)
+{
+    struct host *host = self->host;
+    const struct wire_command *command = NULL;
+    const char *why = "malformed";
+    enum sluice_status status = wire_command_read(body, header->body_size, &command, &why);
+    if (status != SLUICE_OK) {
+        reply_text(host, link, header, status, why);
+        return;
+    }
+    if (crc32c(body, header->body_size) != header->body_crc) {
+        reply_text(host, link, header, SLUICE_CORRUPT, "the write's checksum does not fit its bytes; send it again");
+        return;
+    }
+    why = write_error(host, header, command);
+    if (why != NULL) {
+        reply_text(host, link, header, SLUICE_INVALID, why);
+        return;
+    }
+    if (self->paxos.role != PAXOS_LEADER) {
+        reply_not_leader(self, link, header->request_id);
+        return;
+    }
+    if (!all_owned(self, command)) {
+        reply_text(host, link, header, SLUICE_STALE_MAP,
+                   "the key belongs to another shard by the cluster map in force");
+        return;
+    }
+    if (command->kind == WIRE_COMMAND_WRITE && host->env.storage_full(host->env.arg)) {
+        reply_text(host, link, header, SLUICE_STORAGE_FULL,
+                   "the leader's disk is nearly full, so that it takes no writes; free space or drop history");
+        return;
+    }
+    if (self->memory_only && versions_full(self->versions)) {
+        reply_text(host, link, header, SLUICE_STORAGE_FULL,
+                   "the volatile pool's memory is used up; delete the pool or raise its limit");
+        return;
+    }
+    if (paxos_room(&self->paxos) <= self->queued_count) {
+        reply_text(host, link, header, SLUICE_BUSY,
+                   "as many writes are in flight as the shard takes; nothing was applied, try again");
+        return;
+    }
+    struct buf *copy = buf_dup(body, header->body_size);
+    const struct host__pending who = {.link = link, .request_id = header->request_id, .type = WIRE_WRITE};
+    if (copy == NULL || replica__queue(self, copy, header->body_crc, ENTRY_COMMAND, &who) != SLUICE_OK) {
+        buf_unref(copy);
+        reply_text(host, link, header, SLUICE_MEMORY, "the node is out of memory; nothing was applied");
+        return;
+    }
+    host->figures.writes++;
+}
+
+static void serve_map_change(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body)
+{
+    if (self->paxos.role != PAXOS_LEADER) {
+        reply_not_leader(self, link, header->request_id);
+        return;
+    }
+    struct buf *copy = buf_dup(body, header->body_size);
+    const struct host__pending who = {.link = link, .request_id = header->request_id, .type = WIRE_MAP_CHANGE};
+    if (copy == NULL || paxos_room(&self->paxos) <= self->queued_count ||
+        replica__queue(self, copy, crc32c(body, header->body_size), ENTRY_MAP, &who) != SLUICE_OK) {
+        buf_unref(copy);
+        reply_text(self->host, link, header, SLUICE_BUSY,
+                   "the map group takes no more changes now; nothing was applied, try again");
+    }
+}
+
+/* One record with its value, or with the part of it that was asked for; the value goes out of the entry's own buffer.
+ */
+static void reply_version(struct replica *self, void *link, const struct wire_header *header,
+                          const struct wire_query *query, const struct version *version)
+{
+    struct wire_record record;
+    uint32_t offset = 0, carried = 0;
+    enum sluice_status status = SLUICE_OK;
+    uint32_t flags = 0;
+    if (version->flags & VERSION_TOMBSTONE) {
+        status = SLUICE_DELETED;
+        flags = WIRE_FLAG_RECORD;
+    } else if (!(query->flags & WIRE_QUERY_NO_VALUE)) {
+        if (query->offset > 0 && query->offset >= version->value_size) {
+            status = SLUICE_RANGE;
+            flags = WIRE_FLAG_RECORD;
+        } else {
+            offset = (uint32_t)query->offset;
+            uint64_t rest = version->value_size - offset;
+            carried = (uint32_t)(query->length < rest ? query->length : rest);
+        }
+    }
+    serve__record(self, version, carried, &record);
+    if (query->flags & WIRE_QUERY_NO_VALUE)
+        record.flags &= (uint16_t)~WIRE_RECORD_VALUE;
+    size_t plain = sizeof(record) + record.key_size + record.content_type_size + carried;
+    const struct wire_header reply = reply_header(self->host, header->request_id, self->group, status, flags, plain);
+    const struct slice parts[3] = {{&record, sizeof(record)},
+                                   {version->key, version->key_size},
+                                   {version->content_type, version->content_type_size}};
+    uint32_t start = 0;
+    if (carried > 0)
+        start = (uint32_t)((const uint8_t *)version->value - version->owner->data) + offset;
+    send_reply(self->host, link, &reply, parts, 3, carried > 0 ? version->owner : NULL, start, carried);
+}
+
+static void serve_get(struct replica *self, void *link, const struct wire_header *header,
+                      const struct wire_query *query)
+{
+    struct slice key = {wire_query_key(query), query->key_size};
+    bool with_value = !(query->flags & WIRE_QUERY_NO_VALUE);
+    struct version version;
+    enum sluice_status status;
+    if (query->flags & WIRE_QUERY_VERSION)
+        status = versions_by_version(self->versions, key, query->object_version, with_value, &version);
+    else if (query->flags & WIRE_QUERY_AT)
+        status = versions_by_time(self->versions, key, query->at, with_value, &version);
+    else
+        status = versions_latest(self->versions, key, with_value, &version);
+    if (status != SLUICE_OK) {
+        reply_text(self->host, link, header, status, sluice_status_text(status));
+        return;
+    }
+    reply_version(self, link, header, query, &version);
+    version_release(&version);
+}
+
+struct page {
+    struct replica *replica;
+    struct bytes body;
+    uint32_t left; /* records */
+    bool with_values, internal, more;
+    enum sluice_status status;
+};
+
+static bool page_visit(void *arg, const struct version *version)
+{
+    struct page *page = arg;
+    if (!page->internal && version->key_size >= 8 && memcmp(version->key, "_sluice/", 8) == 0)
+        return true;
+    size_t size =
+        wire_record_bytes(version->key_size, version->content_type_size, page->with_values ? version->value_size : 0);
+    if (page->left == 0 || (page->body.size > 0 && page->body.size + size > WIRE_PAGE_BYTES)) {
+        page->more = true;
+        return false;
+    }
+    page->status = serve__append(&page->body, page->replica, version, page->with_values);
+    page->left--;
+    return page->status == SLUICE_OK;
+}
+
+static void reply_page(struct page *page, void *link, const struct wire_header *header, enum sluice_status status)
+{
+    struct host *host = page->replica->host;
+    if (status == SLUICE_OK)
+        status = page->status;
+    if (status == SLUICE_OK)
+        host_reply(host, link, header, SLUICE_OK, page->more ? WIRE_FLAG_MORE : 0, page->body.data, page->body.size);
+    else
+        reply_text(host, link, header, status, sluice_status_text(status));
+    bytes_free(&page->body);
+}
+
+static void serve_list(struct replica *self, void *link, const struct wire_header *header,
+                       const struct wire_query *query)
+{
+    struct page page = {.replica = self,
+                        .left = query->limit == 0 ? UINT32_MAX : query->limit,
+                        .with_values = (query->flags & WIRE_QUERY_VALUES) != 0,
+                        .internal = (header->flags & WIRE_FLAG_ADMIN) != 0};
+    const struct versions_range range = {
+        .prefix = {wire_query_key(query), query->key_size},
+        .after = {wire_query_after(query), query->after_size},
+        .at = (query->flags & WIRE_QUERY_AT) ? query->at : UINT64_MAX,
+        .tombstones = (query->flags & WIRE_QUERY_TOMBSTONES) != 0,
+        .values = page.with_values,
+    };
+    enum sluice_status status = versions_list(self->versions, &range, page_visit, &page);
+    reply_page(&page, link, header, status);
+}
+
+static void serve_history(struct replica *self, void *link, const struct wire_header *header,
+                          const struct wire_query *query)
+{
+    struct page page = {.replica = self,
+                        .left = query->limit == 0 ? UINT32_MAX : query->limit,
+                        .with_values = (query->flags & WIRE_QUERY_VALUES) != 0,
+                        .internal = true};
+    const struct versions_span span = {
+        .version_from = query->from,
+        .version_to = query->to,
+        .time_from = query->time_from,
+        .time_to = query->time_to,
+        .descending = (query->flags & WIRE_QUERY_DESCENDING) != 0,
+        .values = page.with_values,
+    };
+    struct slice key = {wire_query_key(query), query->key_size};
+    enum sluice_status status = versions_history(self->versions, key, &span, page_visit, &page);
+    if (status == SLUICE_OK && page.status == SLUICE_OK && page.body.size == 0) {
+        struct version latest;
+        status = versions_latest(self->versions, key, false, &latest);
+        if (status == SLUICE_OK)
+            version_release(&latest);
+    }
+    reply_page(&page, link, header, status);
+}
+
+/* May this read be answered from here, now? OK; AGAIN: wait; anything else is the answer. */
+static enum sluice_status read_gate(struct replica *self, const struct wire_header *header,
+                                    const struct wire_query *query)
+{
+    bool timed = query != NULL && (query->flags & WIRE_QUERY_AT) != 0;
+    bool stable = (header->flags & WIRE_FLAG_STABLE) != 0;
+    bool leads = self->paxos.role == PAXOS_LEADER;
+    if (timed) {
+        if (replica__closed(self, query->at))
+            return SLUICE_OK;
+        return leads ? SLUICE_AGAIN : SLUICE_NOT_LEADER;
+    }
+    if (stable)
+        return header->after == 0 || replica__closed_time(self) >= header->after || leads ? SLUICE_OK
+                                                                                          : SLUICE_NOT_LEADER;
+    if (!leads)
+        return SLUICE_NOT_LEADER;
+    return self->leading && paxos_lease_valid(&self->paxos, host__now(self->host)) ? SLUICE_OK : SLUICE_AGAIN;
+}
+
+static void serve_read_now(struct replica *self, void *link, const struct wire_header *header,
+                           const struct wire_query *query)
+{
+    self->host->figures.reads++;
+    switch (header->type) {
+    case WIRE_GET:
+        serve_get(self, link, header, query);
+        break;
+    case WIRE_LIST:
+        serve_list(self, link, header, query);
+        break;
+    case WIRE_HISTORY:
+        serve_history(self, link, header, query);
+        break;
+    default:
+        hlc_now(&self->host->clock, self->host->env.realtime_ns(self->host->env.arg));
+        host_reply(self->host, link, header, SLUICE_OK, 0, NULL, 0);
+        break;
+    }
+}
+
+static void wait_for_it(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body)
+{
+    struct host__waiting *waiting = calloc(1, sizeof(*waiting) + header->body_size);
+    if (waiting == NULL) {
+        reply_text(self->host, link, header, SLUICE_MEMORY, "the node is out of memory");
+        return;
+    }
+    uint64_t timeout_ms = header->timeout_ms == 0 ? 5000 : header->timeout_ms;
+    waiting->link = link;
+    waiting->header = *header;
+    waiting->deadline_ns = host__now(self->host) + timeout_ms * NS_PER_MS;
+    waiting->body_size = header->body_size;
+    if (header->body_size > 0)
+        memcpy(waiting->body, body, header->body_size);
+    *self->waiting_tail = waiting;
+    self->waiting_tail = &waiting->next;
+}
+
+static void serve_read(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body)
+{
+    const struct wire_query *query = NULL;
+    const char *why = "malformed";
+    if (header->type != WIRE_TIME) {
+        enum sluice_status status = wire_query_read(body, header->body_size, &query, &why);
+        if (status != SLUICE_OK) {
+            reply_text(self->host, link, header, status, why);
+            return;
+        }
+    }
+    enum sluice_status gate = read_gate(self, header, query);
+    if (gate == SLUICE_OK)
+        serve_read_now(self, link, header, query);
+    else if (gate == SLUICE_AGAIN)
+        wait_for_it(self, link, header, body);
+    else
+        reply_not_leader(self, link, header->request_id);
+}
+
+void serve__waiting(struct replica *self, uint64_t now)
+{
+    struct host__waiting *list = self->waiting;
+    self->waiting = NULL;
+    self->waiting_tail = &self->waiting;
+    while (list != NULL) {
+        struct host__waiting *waiting = list;
+        list = list->next;
+        waiting->next = NULL;
+        const struct wire_query *query =
+            waiting->header.type == WIRE_TIME ? NULL : (const struct wire_query *)(const void *)waiting->body;
+        enum sluice_status gate = read_gate(self, &waiting->header, query);
+        if (gate == SLUICE_AGAIN && now < waiting->deadline_ns) {
+            *self->waiting_tail = waiting;
+            self->waiting_tail = &waiting->next;
+            continue;
+        }
+        if (gate == SLUICE_OK)
+            serve_read_now(self, waiting->link, &waiting->header, query);
+        else if (gate == SLUICE_AGAIN)
+            reply_text(self->host, waiting->link, &waiting->header, SLUICE_DEADLINE,
+                       "the shard could not close that time, or reach its quorum, before the deadline");
+        else
+            reply_not_leader(self, waiting->link, waiting->header.request_id);
+        free(waiting);
+    }
+}
+
+void serve__drop_waiting(struct replica *self, void *link)
+{
+    struct host__waiting **at = &self->waiting;
+    while (*at != NULL) {
+        struct host__waiting *waiting = *at;
+        if (link == NULL || waiting->link == link) {
+            *at = waiting->next;
+            free(waiting);
+        } else {
+            at = &waiting->next;
+        }
+    }
+    self->waiting_tail = at;
+}
+
+void serve__message(struct host *self, void *link, const struct wire_header *header, const uint8_t *body)
+{
+    /* A client's clock may lead ours a little; more than that must not drag the cluster's time along. */
+    uint64_t wall = self->env.realtime_ns(self->env.arg);
+    if (header->time > wall + HLC_AHEAD_MAX_NS || header->after > wall + HLC_AHEAD_MAX_NS) {
+        reply_text(self, link, header, SLUICE_INVALID,
+                   "the request's time lies more than 500 ms ahead of this node's clock; set the clocks");
+        return;
+    }
+    hlc_merge(&self->clock, header->time);
+    hlc_merge(&self->clock, header->after);
+    switch (header->type) {
+    case WIRE_CANCEL:
+        watch__cancel(self, link, header->request_id);
+        self->env.control(self->env.arg, link, header, body);
+        return;
+    case WIRE_MAP:
+    case WIRE_STATUS:
+    case WIRE_LAMBDA_CHECK:
+    case WIRE_LAMBDA_STATUS:
+    case WIRE_LAMBDA_LOG:
+        self->env.control(self->env.arg, link, header, body);
+        return;
+    default:
+        break;
+    }
+    struct replica *replica = host__replica(self, header->type == WIRE_MAP_CHANGE ? MAP_GROUP : header->shard);
+    if (replica == NULL || (replica->group == MAP_GROUP) != (header->type == WIRE_MAP_CHANGE)) {
+        reply_text(self, link, header, SLUICE_STALE_MAP, "this node holds no replica of that shard");
+        return;
+    }
+    switch (header->type) {
+    case WIRE_WRITE:
+        serve_write(replica, link, header, body);
+        break;
+    case WIRE_MAP_CHANGE:
+        serve_map_change(replica, link, header, body);
+        break;
+    case WIRE_GET:
+    case WIRE_LIST:
+    case WIRE_HISTORY:
+    case WIRE_TIME:
+        serve_read(replica, link, header, body);
+        break;
+    case WIRE_WATCH: {
+        const struct wire_query *query = NULL;
+        const char *why = "malformed";
+        enum sluice_status status = wire_query_read(body, header->body_size, &query, &why);
+        if (status != SLUICE_OK)
+            reply_text(self, link, header, status, why);
+        else if (replica->paxos.role != PAXOS_LEADER)
+            reply_not_leader(replica, link, header->request_id);
+        else
+            watch__start(replica, link, header, query);
+        break;
+    }
+    default:
+        reply_text(self, link, header, SLUICE_INVALID, "this type of request is not known here");
+        break;
+    }
+}
