@@ -89,6 +89,53 @@ Test(queue, rings_only_a_consumer_that_announced_sleep)
     queue_destroy(queue);
 }
 
+/* The narrowest place alone: one push against one announcement of sleep, both let go at once, round after round. */
+struct duel {
+    struct queue *queue;
+    atomic_uint go, done;
+};
+
+#define DUELS 300000u
+
+static void await(atomic_uint *counter, unsigned value)
+{
+    for (unsigned spins = 0; atomic_load_explicit(counter, memory_order_acquire) != value; spins++)
+        if (spins % 1024 == 1023)
+            sched_yield();
+}
+
+static void *push_on_go(void *arg)
+{
+    struct duel *duel = arg;
+    for (unsigned round = 1; round <= DUELS; round++) {
+        await(&duel->go, round);
+        for (unsigned pause = round % 32; pause > 0; pause--)
+            atomic_signal_fence(memory_order_seq_cst);
+        bool pushed = queue_push(duel->queue, item_of(round));
+        atomic_store_explicit(&duel->done, pushed ? round : UINT32_MAX, memory_order_release);
+    }
+    return NULL;
+}
+
+Test(queue, a_push_and_an_announcement_of_sleep_at_once_never_miss_each_other, .timeout = 120)
+{
+    struct duel duel = {.queue = create(2)};
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, push_on_go, &duel), 0);
+    for (unsigned round = 1; round <= DUELS; round++) {
+        atomic_store_explicit(&duel.go, round, memory_order_release);
+        for (unsigned pause = round / 32 % 32; pause > 0; pause--)
+            atomic_signal_fence(memory_order_seq_cst);
+        bool sleeps = queue_prepare_sleep(duel.queue);
+        await(&duel.done, round);
+        cr_assert(!sleeps || readable(duel.queue), "in round %u the consumer would have slept on an item", round);
+        queue_awake(duel.queue);
+        cr_assert_eq(queue_pop(duel.queue), item_of(round));
+    }
+    pthread_join(thread, NULL);
+    queue_destroy(duel.queue);
+}
+
 #define PRODUCERS  3
 #define ITEMS_EACH 30000u
 
