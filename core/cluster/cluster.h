@@ -1,11 +1,10 @@
-/* The cluster map as a state machine: nodes, pools, placement, lambdas, kept by the map group's log. Every node applies the same changes in the same order.
+/* The cluster map as a state machine: nodes, pools, placement, lambdas, kept by the map group's log. Every node applies
+ * the same changes in the same order.
  *
- * A change is a JSON document {"change": NAME, …}. What an author did wrong is an outcome with words; nothing is changed then. Changes:
- *   bootstrap      map                         the first one; ignored later
- *   node_register  node, incarnation, addresses
- *   pool_begin     prefix, policy              shards are placed, keys are not yet routed there; repeated with a live pool: its policy is changed where it may be
- *   pool_live      prefix
- *   pool_abort     prefix
+ * A change is a JSON document {"change": NAME, …}. What an author did wrong is an outcome with words; nothing is
+ * changed then. Changes: bootstrap      map                         the first one; ignored later node_register  node,
+ * incarnation, addresses pool_begin     prefix, policy              shards are placed, keys are not yet routed there;
+ * repeated with a live pool: its policy is changed where it may be pool_live      prefix pool_abort     prefix
  *   pool_delete    prefix
  *   lambda_put     name, version, sha256, config, placement, isolation, size, watches
  *   lambda_delete  name
@@ -24,15 +23,15 @@ struct cluster;
 enum sluice_status cluster_create(struct versions *versions, struct cluster **out) SLUICE_MUST_CHECK;
 void cluster_destroy(struct cluster *self);
 /* Applies one stable entry of the map group; the shape of host_env.map_apply. */
-enum sluice_status cluster_apply(struct cluster *self, const struct entry *entry, struct versions *versions, struct machine_outcome *outcome,
-                                 char **reply) SLUICE_MUST_CHECK;
+enum sluice_status cluster_apply(struct cluster *self, const struct entry *entry, struct versions *versions,
+                                 struct machine_outcome *outcome, char **reply) SLUICE_MUST_CHECK;
 /* The map in force, borrowed until the next apply; NULL before bootstrap. Its text likewise. */
 const struct map *cluster_map(const struct cluster *self);
 const char *cluster_map_text(const struct cluster *self);
 
-#define CLUSTER_ROOT_SHARDS 8
-#define CLUSTER_REPLICAS 3
-#define CLUSTER_SHARDS_MAX 4096
+#define CLUSTER_ROOT_SHARDS     8
+#define CLUSTER_REPLICAS        3
+#define CLUSTER_SHARDS_MAX      4096
 #define CLUSTER_POOL_SHARDS_MAX 256
 /* The first change of a fresh cluster: nodes 1 … and the root pool over them. Heap text; NULL when memory is out. */
 char *cluster_bootstrap(const uint8_t cluster[16], const uint16_t *nodes, size_t node_count);

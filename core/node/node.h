@@ -1,4 +1,5 @@
-/* A core node: wires consensus, fabric, disk, shards, cluster map and lambdas to threads. Used by sluiced and, embedded, by `sluice up`. */
+/* A core node: wires consensus, fabric, disk, shards, cluster map and lambdas to threads. Used by sluiced and,
+ * embedded, by `sluice up`. */
 #ifndef NODE_NODE_H
 #define NODE_NODE_H
 
@@ -11,25 +12,28 @@
 struct node;
 
 struct node_options {
-    size_t size;                   /* sizeof(struct node_options) of the caller */
-    uint16_t id;                   /* 1 … 63 */
-    const char *data_path;         /* created; belongs to this node for ever */
-    const char *cluster_name;      /* names the cluster at its first start; NULL: "sluice" */
-    const char *const *listen;     /* fabric addresses to listen on */
+    size_t size;               /* sizeof(struct node_options) of the caller */
+    uint16_t id;               /* 1 … 63 */
+    const char *data_path;     /* created; belongs to this node for ever */
+    const char *cluster_name;  /* names the cluster at its first start; NULL: "sluice" */
+    const char *const *listen; /* fabric addresses to listen on */
     size_t listen_count;
-    const char *const *peers;      /* "2=shm:NAME", "3=tcp:HOST:PORT": all members of the cluster, this node may be among them; several addresses by repeating */
-    size_t peer_count;             /* 0: a cluster of one */
-    uint64_t segment_bytes;        /* of the log; 0: 64 MiB */
-    uint64_t cache_bytes;          /* versions kept in memory; 0: 256 MiB */
-    uint64_t volatile_bytes;       /* of volatile pools, at most; 0: 1 GiB */
-    uint32_t lambda_workers;       /* 0: one a processor, at most 4 */
-    bool allow_inprocess;          /* lambdas may run in this process */
-    uint32_t free_percent_min;     /* read-only below so much free disk; 0: 5 */
-    const char *health_address;    /* "HOST:PORT" for /healthz and /readyz; NULL: none */
+    const char *const *peers;   /* "2=shm:NAME", "3=tcp:HOST:PORT": all members of the cluster, this node may be among
+                                   them; several addresses by repeating */
+    size_t peer_count;          /* 0: a cluster of one */
+    uint64_t segment_bytes;     /* of the log; 0: 64 MiB */
+    uint64_t cache_bytes;       /* versions kept in memory; 0: 256 MiB */
+    uint64_t volatile_bytes;    /* of volatile pools, at most; 0: 1 GiB */
+    uint32_t lambda_workers;    /* 0: one a processor, at most 4 */
+    bool allow_inprocess;       /* lambdas may run in this process */
+    uint32_t free_percent_min;  /* read-only below so much free disk; 0: 5 */
+    const char *health_address; /* "HOST:PORT" for /healthz and /readyz; NULL: none */
 };
 
-/* Checks the options, opens and recovers the data, listens. On failure `error` says what was expected, what came and what to do. */
-enum sluice_status node_create(const struct node_options *options, struct node **out, char *error, size_t error_size) SLUICE_MUST_CHECK;
+/* Checks the options, opens and recovers the data, listens. On failure `error` says what was expected, what came and
+ * what to do. */
+enum sluice_status node_create(const struct node_options *options, struct node **out, char *error,
+                               size_t error_size) SLUICE_MUST_CHECK;
 /* Starts the threads. */
 enum sluice_status node_start(struct node *self) SLUICE_MUST_CHECK;
 /* Stops cleanly and waits; any thread but the node's own. */

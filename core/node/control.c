@@ -1,0 +1,132 @@
+/* Requests that are not the shards' business: the cluster map and its changes, this node's status, and lambdas. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/node/node__.h"
+
+static void send_map(struct node *self, struct node__subscriber *subscriber)
+{
+    const struct map *map = cluster_map(self->cluster);
+    if (map == NULL || map->epoch <= subscriber->sent_epoch)
+        return;
+    const char *text = cluster_map_text(self->cluster);
+    const struct wire_header request = {.request_id = subscriber->request_id};
+    subscriber->sent_epoch = map->epoch;
+    host_reply(self->host, subscriber->link, &request, SLUICE_OK, WIRE_FLAG_MORE, text, strlen(text));
+}
+
+static void subscribe(struct node *self, struct fabric_link *link, const struct wire_header *header)
+{
+    struct node__subscriber *subscriber = self->subscribers;
+    while (subscriber != NULL && (subscriber->link != link || subscriber->request_id != header->request_id))
+        subscriber = subscriber->next;
+    if (subscriber == NULL) {
+        subscriber = calloc(1, sizeof(*subscriber));
+        if (subscriber == NULL) {
+            host_reply(self->host, link, header, SLUICE_MEMORY, 0, NULL, 0);
+            return;
+        }
+        subscriber->next = self->subscribers;
+        self->subscribers = subscriber;
+        subscriber->link = link;
+        subscriber->request_id = header->request_id;
+    }
+    subscriber->sent_epoch = header->map_epoch;
+    send_map(self, subscriber);
+}
+
+void control__map_changed(struct node *self)
+{
+    for (struct node__subscriber *subscriber = self->subscribers; subscriber != NULL; subscriber = subscriber->next)
+        send_map(self, subscriber);
+}
+
+void control__link_down(struct node *self, struct fabric_link *link)
+{
+    struct node__subscriber **at = &self->subscribers;
+    while (*at != NULL) {
+        struct node__subscriber *subscriber = *at;
+        if (subscriber->link == link) {
+            *at = subscriber->next;
+            free(subscriber);
+        } else {
+            at = &subscriber->next;
+        }
+    }
+}
+
+static json_t *number_text(uint64_t value)
+{
+    char text[24];
+    snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
+    return json_string(text);
+}
+
+static void add_group(void *arg, const struct host_group_status *status)
+{
+    json_t *groups = arg;
+    json_array_append_new(groups, json_pack("{s:i, s:I, s:s, s:i, s:o, s:o, s:o, s:o, s:I}", "id", (int)status->group,
+                                            "epoch", (json_int_t)status->epoch, "role", status->role, "leader",
+                                            (int)status->leader, "ballot", number_text(status->ballot), "stable",
+                                            number_text(status->stable), "last", number_text(status->last), "applied",
+                                            number_text(status->applied), "watches", (json_int_t)status->watches));
+}
+
+static json_t *peers_json(struct node *self)
+{
+    json_t *peers = json_array();
+    for (size_t i = 0; i < self->member_count; i++)
+        if (self->members[i].id != self->options.id)
+            json_array_append_new(peers, json_pack("{s:i, s:b}", "node", (int)self->members[i].id, "connected",
+                                                   self->members[i].link != NULL));
+    return peers;
+}
+
+static void reply_status(struct node *self, struct fabric_link *link, const struct wire_header *header)
+{
+    struct host_figures figures;
+    struct wal_figures log;
+    json_t *groups = json_array();
+    host_figures(self->host, &figures);
+    wal_figures(self->wal, &log);
+    host_each_group(self->host, add_group, groups);
+    json_t *document = json_pack(
+        "{s:i, s:o, s:I, s:o, s:{s:o, s:o, s:s}, s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:{s:o, s:o, s:I, s:I}, s:o}",
+        "node", (int)self->options.id, "incarnation", number_text(self->identity.incarnation), "uptime_ms",
+        (json_int_t)((clock_monotonic_ns() - self->started_ns) / NS_PER_MS), "peers", peers_json(self), "storage",
+        "free_bytes", number_text(self->free_bytes), "total_bytes", number_text(self->total_bytes), "state",
+        self->storage_full ? "full" : "ok", "figures", "writes", (json_int_t)figures.writes, "reads",
+        (json_int_t)figures.reads, "watch_events", (json_int_t)figures.watch_events, "proposals",
+        (json_int_t)figures.proposals, "applied", (json_int_t)figures.applied, "peer_messages",
+        (json_int_t)figures.peer_messages, "log", "bytes_written", number_text(log.bytes_written), "bytes_payload",
+        number_text(log.bytes_payload), "batches", (json_int_t)log.batches, "records", (json_int_t)log.records,
+        "shards", groups);
+    char *text = document == NULL ? NULL : json_dumps(document, JSON_COMPACT);
+    if (text != NULL)
+        host_reply(self->host, link, header, SLUICE_OK, 0, text, strlen(text));
+    else
+        host_reply(self->host, link, header, SLUICE_MEMORY, 0, NULL, 0);
+    free(text);
+    json_decref(document);
+}
+
+void control__request(void *arg, void *link, const struct wire_header *header, const void *body)
+{
+    struct node *self = arg;
+    switch (header->type) {
+    case WIRE_MAP:
+        subscribe(self, link, header);
+        break;
+    case WIRE_STATUS:
+        reply_status(self, link, header);
+        break;
+    case WIRE_CANCEL:
+        lambdas__cancel(self, link, header->request_id);
+        break;
+    default:
+        lambdas__request(self, link, header, body);
+        break;
+    }
+}

@@ -1,0 +1,543 @@
+#include "core/node/node.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "core/node/node__.h"
+
+#define POLL_BUDGET    512u
+#define TASKS_MAX      4096u
+#define SPACE_EVERY_NS NS_PER_S
+
+/* ---- Options ---- */
+
+static char *copy_text(const char *text)
+{
+    return text == NULL ? NULL : strdup(text);
+}
+
+static enum sluice_status copy_list(const char *const *list, size_t count, const char *const **out)
+{
+    const char **copy = calloc(count + 1, sizeof(*copy));
+    if (copy == NULL)
+        return SLUICE_MEMORY;
+    *out = copy;
+    for (size_t i = 0; i < count; i++)
+        if ((copy[i] = strdup(list[i])) == NULL)
+            return SLUICE_MEMORY;
+    return SLUICE_OK;
+}
+
+static void free_options(struct node_options *options)
+{
+    for (size_t i = 0; options->listen != NULL && i < options->listen_count; i++)
+        free((char *)(uintptr_t)options->listen[i]);
+    for (size_t i = 0; options->peers != NULL && i < options->peer_count; i++)
+        free((char *)(uintptr_t)options->peers[i]);
+    free((void *)(uintptr_t)options->listen);
+    free((void *)(uintptr_t)options->peers);
+    free((char *)(uintptr_t)options->data_path);
+    free((char *)(uintptr_t)options->cluster_name);
+    free((char *)(uintptr_t)options->health_address);
+}
+
+static enum sluice_status copy_options(struct node *self, const struct node_options *options)
+{
+    struct node_options given = {0};
+    memcpy(&given, options, options->size < sizeof(given) ? options->size : sizeof(given));
+    self->options = given;
+    self->options.listen = self->options.peers = NULL;
+    self->options.data_path = copy_text(given.data_path);
+    self->options.cluster_name = copy_text(given.cluster_name);
+    self->options.health_address = copy_text(given.health_address);
+    if (self->options.data_path == NULL)
+        return SLUICE_MEMORY;
+    enum sluice_status status = copy_list(given.listen, given.listen_count, &self->options.listen);
+    if (status == SLUICE_OK)
+        status = copy_list(given.peers, given.peer_count, &self->options.peers);
+    if (self->options.free_percent_min == 0)
+        self->options.free_percent_min = 5;
+    if (self->options.segment_bytes == 0)
+        self->options.segment_bytes = 64u << 20;
+    if (self->options.cache_bytes == 0)
+        self->options.cache_bytes = 256u << 20;
+    if (self->options.volatile_bytes == 0)
+        self->options.volatile_bytes = 1u << 30;
+    return status;
+}
+
+static struct node__member *member_make(struct node *self, uint16_t id)
+{
+    for (size_t i = 0; i < self->member_count; i++)
+        if (self->members[i].id == id)
+            return &self->members[i];
+    if (self->member_count == NODE_MEMBERS_MAX)
+        return NULL;
+    self->members[self->member_count].id = id;
+    return &self->members[self->member_count++];
+}
+
+static int member_order(const void *a, const void *b)
+{
+    const struct node__member *left = a, *right = b;
+    return left->id - right->id;
+}
+
+/* "2=shm:NAME": the members in the order of their numbers, so that every node has the same list. */
+static enum sluice_status parse_peers(struct node *self, char *error, size_t error_size)
+{
+    for (size_t i = 0; i < self->options.peer_count; i++) {
+        const char *text = self->options.peers[i];
+        char *end = NULL;
+        unsigned long id = strtoul(text, &end, 10);
+        if (end == text || *end != '=' || id < 1 || id >= PAIRS_NODES_MAX ||
+            (strncmp(end + 1, "shm:", 4) != 0 && strncmp(end + 1, "tcp:", 4) != 0)) {
+            snprintf(error, error_size,
+                     "a peer is written ID=ADDRESS with an ID from 1 to %d and an ADDRESS like shm:NAME or "
+                     "tcp:HOST:PORT; came: %s",
+                     PAIRS_NODES_MAX - 1, text);
+            return SLUICE_INVALID;
+        }
+        struct node__member *member = member_make(self, (uint16_t)id);
+        if (member == NULL) {
+            snprintf(error, error_size, "a cluster has at most %d nodes in this release; more were given as peers",
+                     NODE_MEMBERS_MAX);
+            return SLUICE_INVALID;
+        }
+        if (member->address_count == NODE_ADDRESSES_MAX) {
+            snprintf(error, error_size, "node %lu has more than %d addresses", id, NODE_ADDRESSES_MAX);
+            return SLUICE_INVALID;
+        }
+        member->addresses[member->address_count++] = end + 1;
+    }
+    if (member_make(self, self->options.id) == NULL) {
+        snprintf(error, error_size, "a cluster has at most %d nodes in this release", NODE_MEMBERS_MAX);
+        return SLUICE_INVALID;
+    }
+    qsort(self->members, self->member_count, sizeof(self->members[0]), member_order);
+    return SLUICE_OK;
+}
+
+static enum sluice_status check_options(struct node *self, char *error, size_t error_size)
+{
+    if (self->options.id < 1 || self->options.id >= PAIRS_NODES_MAX) {
+        snprintf(error, error_size, "a node's number lies between 1 and %d; came: %u (set --id)", PAIRS_NODES_MAX - 1,
+                 self->options.id);
+        return SLUICE_INVALID;
+    }
+    if (self->options.listen_count == 0) {
+        snprintf(error, error_size,
+                 "a node needs an address to listen on, like shm:NAME or tcp:HOST:PORT (set --listen)");
+        return SLUICE_INVALID;
+    }
+    if (self->options.free_percent_min > 90) {
+        snprintf(error, error_size, "the least free disk is a percentage up to 90; came: %u",
+                 self->options.free_percent_min);
+        return SLUICE_INVALID;
+    }
+    return parse_peers(self, error, error_size);
+}
+
+/* ---- What the host asks for ---- */
+
+static uint64_t env_monotonic(void *arg)
+{
+    (void)arg;
+    return clock_monotonic_ns();
+}
+
+static uint64_t env_realtime(void *arg)
+{
+    (void)arg;
+    return clock_realtime_ns();
+}
+
+static enum sluice_status env_persist(void *arg, const struct wal_record *record)
+{
+    struct node *self = arg;
+    return wal_append(self->wal, record);
+}
+
+static uint64_t env_persist_submit(void *arg)
+{
+    struct node *self = arg;
+    return wal_submit(self->wal);
+}
+
+static bool env_storage_full(void *arg)
+{
+    const struct node *self = arg;
+    return self->storage_full;
+}
+
+void node__fail(void *arg, enum sluice_status status, const char *what)
+{
+    struct node *self = arg;
+    if (self->failed)
+        return;
+    self->failed = true;
+    snprintf(self->error, sizeof(self->error), "%s: %s; the node stops so that nothing false is said", what,
+             sluice_status_text(status));
+    LOG_ERROR("node", "%s", self->error);
+    atomic_store(&self->stopping, true);
+}
+
+bool node__post(struct node *self, void (*run)(struct node *node, void *arg), void *arg)
+{
+    struct node__task *task = malloc(sizeof(*task));
+    if (task == NULL)
+        return false;
+    *task = (struct node__task){.run = run, .arg = arg};
+    if (queue_push(self->tasks, task))
+        return true;
+    free(task);
+    return false;
+}
+
+/* ---- Opening ---- */
+
+struct recovery {
+    struct node *node;
+    enum sluice_status status;
+};
+
+static void replay(void *arg, const struct wal_record *record)
+{
+    struct recovery *recovery = arg;
+    if (recovery->status == SLUICE_OK)
+        recovery->status = host_recover(recovery->node->host, record);
+}
+
+static enum sluice_status open_host(struct node *self)
+{
+    const struct host_options options = {
+        .pairs = {.node = self->options.id,
+                  .incarnation = self->identity.incarnation,
+                  .lease_ns = 60 * NS_PER_MS,
+                  .beat_ns = 20 * NS_PER_MS,
+                  .idle_lease_ns = 300 * NS_PER_MS,
+                  .idle_beat_ns = 100 * NS_PER_MS,
+                  .idle_after_ns = NS_PER_S,
+                  .drift_ppm = 1000,
+                  .ceiling_ahead_ns = 250 * NS_PER_MS},
+        .seed = random_os(),
+        .store = self->store,
+        .hot_bytes_max = self->options.cache_bytes / CLUSTER_ROOT_SHARDS,
+        .volatile_bytes_max = self->options.volatile_bytes / 4,
+    };
+    const struct host_env env = {
+        .arg = self,
+        .monotonic_ns = env_monotonic,
+        .realtime_ns = env_realtime,
+        .send_peer = links__send_peer,
+        .send_client = links__send_client,
+        .client_pending = links__client_pending,
+        .persist = env_persist,
+        .persist_submit = env_persist_submit,
+        .owns = groups__owns,
+        .storage_full = env_storage_full,
+        .map_apply = groups__map_apply,
+        .control = control__request,
+        .role = lambdas__role,
+        .caught_up = groups__caught_up,
+        .fatal = node__fail,
+    };
+    return host_create(&options, &env, &self->host);
+}
+
+static enum sluice_status open_disk(struct node *self, char *error, size_t error_size)
+{
+    char *store_path = data__path(self, "store"), *log_path = data__path(self, "log");
+    struct recovery recovery = {.node = self};
+    enum sluice_status status = SLUICE_MEMORY;
+    if (store_path == NULL || log_path == NULL)
+        goto out;
+    const struct store_options store = {.path = store_path};
+    status = store_open(&store, &self->store, error, error_size);
+    if (status != SLUICE_OK)
+        goto out;
+    struct wal_options log = {.thread = true};
+    status = wal_device_open_directory(log_path, self->options.segment_bytes, &log.device, error, error_size);
+    if (status != SLUICE_OK)
+        goto out;
+    status = open_host(self);
+    if (status != SLUICE_OK) {
+        log.device.close(log.device.context);
+        goto out;
+    }
+    status = wal_open(&log, replay, &recovery, &self->wal, error, error_size);
+    if (status == SLUICE_OK && recovery.status != SLUICE_OK) {
+        snprintf(error, error_size, "the log in %s cannot be replayed: %s", log_path,
+                 sluice_status_text(recovery.status));
+        status = recovery.status;
+    }
+out:
+    free(log_path);
+    free(store_path);
+    return status;
+}
+
+static enum sluice_status open_fabric(struct node *self, char *error, size_t error_size)
+{
+    struct fabric_options options = {
+        .size = sizeof(options),
+        .identity = {.role = FABRIC_ROLE_NODE, .node = self->options.id, .incarnation = self->identity.incarnation},
+        .spin_ns = UINT32_MAX,
+    };
+    memcpy(options.identity.cluster, self->identity.cluster, sizeof(options.identity.cluster));
+    enum sluice_status status = fabric_create(&options, &self->fabric);
+    if (status != SLUICE_OK) {
+        snprintf(error, error_size, "the fabric cannot be opened: %s", sluice_status_text(status));
+        return status;
+    }
+    for (size_t i = 0; i < self->options.listen_count; i++) {
+        status = fabric_listen(self->fabric, self->options.listen[i], error, error_size);
+        if (status != SLUICE_OK)
+            return status;
+    }
+    const int watched[] = {wal_fd(self->wal), store_fd(self->store), queue_fd(self->tasks)};
+    for (size_t i = 0; i < sizeof(watched) / sizeof(watched[0]) && status == SLUICE_OK; i++)
+        status = fabric_watch(self->fabric, watched[i]);
+    if (status != SLUICE_OK)
+        snprintf(error, error_size, "the fabric cannot watch a descriptor: %s", sluice_status_text(status));
+    return status;
+}
+
+static void look_at_space(struct node *self, uint64_t now)
+{
+    struct statvfs space;
+    if (now < self->space_at_ns)
+        return;
+    self->space_at_ns = now + SPACE_EVERY_NS;
+    if (statvfs(self->options.data_path, &space) != 0)
+        return;
+    self->free_bytes = (uint64_t)space.f_bavail * space.f_frsize;
+    self->total_bytes = (uint64_t)space.f_blocks * space.f_frsize;
+    bool full = self->free_bytes < self->total_bytes / 100 * self->options.free_percent_min;
+    if (full != self->storage_full)
+        LOG_WARN("node",
+                 full ? "less than %u%% of the disk is free: this node is read-only until there is room"
+                      : "more than %u%% of the disk is free again: this node takes writes",
+                 self->options.free_percent_min);
+    self->storage_full = full;
+}
+
+enum sluice_status node_create(const struct node_options *options, struct node **out, char *error, size_t error_size)
+{
+    struct node *self = calloc(1, sizeof(*self));
+    snprintf(error, error_size, "out of memory");
+    if (self == NULL)
+        return SLUICE_MEMORY;
+    self->failed_fd = -1;
+    self->identity.lock_fd = -1;
+    self->started_ns = clock_monotonic_ns();
+    enum sluice_status status = copy_options(self, options);
+    if (status == SLUICE_OK)
+        status = check_options(self, error, error_size);
+    if (status == SLUICE_OK)
+        status = data__open(self, error, error_size);
+    if (status == SLUICE_OK)
+        status = queue_create(TASKS_MAX, &self->tasks);
+    if (status == SLUICE_OK && (self->failed_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+        status = SLUICE_IO;
+    if (status == SLUICE_OK)
+        status = open_disk(self, error, error_size);
+    if (status == SLUICE_OK)
+        status = open_fabric(self, error, error_size);
+    if (status == SLUICE_OK)
+        status = lambdas__create(self, error, error_size);
+    if (status == SLUICE_OK) {
+        look_at_space(self, self->started_ns);
+        host_start(self->host);
+        for (size_t i = 0; i < self->member_count; i++)
+            host_peer_add(self->host, self->members[i].id);
+        status = groups__open(self, error, error_size);
+    }
+    if (status == SLUICE_OK)
+        status = health__start(self, error, error_size);
+    if (status != SLUICE_OK) {
+        node_destroy(self);
+        return status;
+    }
+    *out = self;
+    return SLUICE_OK;
+}
+
+/* ---- The reactor ---- */
+
+static void store_news_of(void *arg, uint32_t group, uint64_t indexed, uint64_t durable)
+{
+    struct node *self = arg;
+    host_indexed(self->host, group, indexed);
+    if (durable != 0)
+        wal_release(self->wal, group, durable);
+}
+
+static void look_at_disk(struct node *self)
+{
+    enum sluice_status error = SLUICE_OK;
+    uint64_t ticket = wal_completed(self->wal, &error);
+    if (error != SLUICE_OK) {
+        node__fail(self, error, "a write to the log failed");
+        return;
+    }
+    if (ticket != self->ticket) {
+        self->ticket = ticket;
+        host_persisted(self->host, ticket);
+    }
+    error = store_poll(self->store, store_news_of, self);
+    if (error != SLUICE_OK) {
+        node__fail(self, error, "the store failed");
+        return;
+    }
+    bool wanted = wal_wants_flush(self->wal);
+    if (wanted && !self->wal_flush_asked)
+        store_flush(self->store);
+    self->wal_flush_asked = wanted;
+}
+
+static void run_tasks(struct node *self)
+{
+    struct node__task *task;
+    while ((task = queue_pop(self->tasks)) != NULL) {
+        task->run(self, task->arg);
+        free(task);
+    }
+}
+
+static void round_once(struct node *self)
+{
+    uint64_t now = clock_monotonic_ns();
+    fabric_poll(self->fabric, POLL_BUDGET, links__event, self);
+    look_at_disk(self);
+    run_tasks(self);
+    links__dial(self, now);
+    look_at_space(self, now);
+    host_tick(self->host);
+    groups__register(self, now);
+    host_flush(self->host);
+    groups__follow_map(self);
+    links__close_marked(self);
+    fabric_flush(self->fabric);
+}
+
+static uint64_t sleep_ns(const struct node *self)
+{
+    uint64_t now = clock_monotonic_ns();
+    uint64_t next = host_next_ns(self->host);
+    uint64_t dial = links__next_ns(self);
+    next = dial < next ? dial : next;
+    next = self->register_at_ns < next ? self->register_at_ns : next;
+    next = self->space_at_ns < next ? self->space_at_ns : next;
+    return next <= now ? 0 : next - now;
+}
+
+static void *reactor(void *arg)
+{
+    struct node *self = arg;
+    prctl(PR_SET_NAME, "reactor");
+    while (!atomic_load(&self->stopping)) {
+        round_once(self);
+        atomic_store(&self->ready, groups__ready(self));
+        uint64_t timeout = sleep_ns(self);
+        if (timeout > 0 && queue_prepare_sleep(self->tasks))
+            fabric_wait(self->fabric, timeout);
+        queue_awake(self->tasks);
+    }
+    if (self->failed) {
+        uint64_t one = 1;
+        ssize_t written = write(self->failed_fd, &one, sizeof(one));
+        (void)written;
+    }
+    return NULL;
+}
+
+enum sluice_status node_start(struct node *self)
+{
+    enum sluice_status status = lambdas__start(self);
+    if (status != SLUICE_OK)
+        return status;
+    if (pthread_create(&self->thread, NULL, reactor, self) != 0)
+        return SLUICE_MEMORY;
+    self->thread_started = true;
+    return SLUICE_OK;
+}
+
+static void nothing(struct node *self, void *arg)
+{
+    (void)self;
+    (void)arg;
+}
+
+void node_stop(struct node *self)
+{
+    /* Lambdas first: their last effects and cursors still need the reactor. */
+    lambdas__stop(self);
+    atomic_store(&self->stopping, true);
+    if (self->thread_started) {
+        (void)node__post(self, nothing, NULL);
+        pthread_join(self->thread, NULL);
+        self->thread_started = false;
+    }
+}
+
+void node_destroy(struct node *self)
+{
+    if (self == NULL)
+        return;
+    if (self->thread_started)
+        node_stop(self);
+    health__stop(self);
+    lambdas__destroy(self);
+    if (self->fabric != NULL)
+        fabric_destroy(self->fabric);
+    if (self->wal != NULL)
+        wal_close(self->wal);
+    host_destroy(self->host);
+    if (self->cluster != NULL)
+        cluster_destroy(self->cluster);
+    if (self->store != NULL)
+        store_close(self->store);
+    while (self->subscribers != NULL) {
+        struct node__subscriber *next = self->subscribers->next;
+        free(self->subscribers);
+        self->subscribers = next;
+    }
+    if (self->tasks != NULL) {
+        struct node__task *task;
+        while ((task = queue_pop(self->tasks)) != NULL)
+            free(task);
+        queue_destroy(self->tasks);
+    }
+    if (self->failed_fd >= 0)
+        close(self->failed_fd);
+    data__close(self);
+    free_options(&self->options);
+    free(self);
+}
+
+int node_failed_fd(const struct node *self)
+{
+    return self->failed_fd;
+}
+
+const char *node_error(const struct node *self)
+{
+    return self->error;
+}
+
+const char *node_address(const struct node *self, unsigned index)
+{
+    return fabric_listen_address(self->fabric, index);
+}
+
+bool node_ready(const struct node *self)
+{
+    return atomic_load(&self->ready);
+}

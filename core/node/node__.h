@@ -1,0 +1,145 @@
+/* What the files of this folder share. Everything here belongs to the reactor thread unless it says otherwise. */
+#ifndef NODE_NODE_INTERNAL_H
+#define NODE_NODE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "core/base/buf.h"
+#include "core/base/clock.h"
+#include "core/base/log.h"
+#include "core/base/panic.h"
+#include "core/base/queue.h"
+#include "core/base/random.h"
+#include "core/cluster/cluster.h"
+#include "core/node/node.h"
+#include "core/rdma/fabric.h"
+#include "core/shard/host.h"
+#include "core/versions/versions.h"
+#include "core/versions/wal.h"
+
+#define NODE_MEMBERS_MAX   7 /* the map group's replicas */
+#define NODE_ADDRESSES_MAX 4
+
+struct node__member {
+    uint16_t id;
+    const char *addresses[NODE_ADDRESSES_MAX];
+    size_t address_count;
+    struct fabric_link *link; /* up, or NULL */
+    struct fabric_link *dialing;
+    size_t next_address;
+    uint64_t dial_at_ns;
+    uint64_t dial_backoff_ns;
+};
+
+/* A client that wants to hear of each change of the map. */
+struct node__subscriber {
+    struct node__subscriber *next;
+    struct fabric_link *link;
+    uint64_t request_id;
+    uint64_t sent_epoch;
+};
+
+/* Work that another thread hands to the reactor. */
+struct node__task {
+    void (*run)(struct node *node, void *arg);
+    void *arg;
+};
+
+struct node__identity {
+    uint8_t cluster[16];
+    uint16_t id;
+    uint64_t incarnation;
+    uint16_t members[NODE_MEMBERS_MAX]; /* of the map group, fixed at the first start */
+    size_t member_count;
+    int lock_fd;
+};
+
+struct node__lambdas; /* lambdas.c */
+
+struct node {
+    struct node_options options; /* with copies of all strings */
+    struct node__identity identity;
+    struct node__member members[NODE_MEMBERS_MAX];
+    size_t member_count;
+    struct fabric *fabric;
+    struct wal *wal;
+    struct store *store;
+    struct host *host;
+    struct cluster *cluster;
+    struct queue *tasks; /* of struct node__task * */
+    struct node__subscriber *subscribers;
+    struct fabric_link *closing[64]; /* links to be closed at the end of the round */
+    unsigned closing_count;
+    struct node__lambdas *lambdas;
+    void *health; /* health.c */
+    uint64_t started_ns;
+    uint64_t map_epoch_seen;
+    uint64_t register_at_ns;
+    uint64_t space_at_ns;
+    uint64_t ticket;
+    uint64_t free_bytes, total_bytes;
+    bool storage_full;
+    bool wal_flush_asked;
+    bool failed;
+    char error[256];
+    int failed_fd;
+    pthread_t thread;
+    bool thread_started;
+    atomic_bool stopping;
+    atomic_bool ready;
+};
+
+/* data.c: the data directory: who it belongs to, its lock, and the count of starts. */
+enum sluice_status data__open(struct node *self, char *error, size_t error_size) SLUICE_MUST_CHECK;
+void data__close(struct node *self);
+/* Path below the data directory; heap. */
+char *data__path(const struct node *self, const char *name);
+
+/* links.c: the fabric's side. */
+void links__event(void *arg, const struct fabric_event *event);
+void links__dial(struct node *self, uint64_t now);
+uint64_t links__next_ns(const struct node *self);
+void links__close_marked(struct node *self);
+void links__send_peer(void *arg, uint16_t node, const struct slice *parts, unsigned count);
+void links__send_client(void *arg, void *link, const struct slice *parts, unsigned count, struct buf *payload,
+                        uint32_t offset, uint32_t size);
+uint64_t links__client_pending(void *arg, void *link);
+
+/* groups.c: keeps the replicas of this node as the map wants them, and this process registered. */
+enum sluice_status groups__open(struct node *self, char *error, size_t error_size) SLUICE_MUST_CHECK;
+void groups__follow_map(struct node *self);
+void groups__register(struct node *self, uint64_t now);
+bool groups__owns(void *arg, uint32_t shard, const char *key, size_t size);
+void groups__caught_up(void *arg, uint32_t group, uint64_t epoch);
+enum sluice_status groups__map_apply(void *arg, const struct entry *entry, struct versions *versions,
+                                     struct machine_outcome *outcome, char **reply);
+/* Are all groups that this node holds led by somebody? */
+bool groups__ready(const struct node *self);
+
+/* control.c: requests that are not the shards' business. */
+void control__request(void *arg, void *link, const struct wire_header *header, const void *body);
+void control__map_changed(struct node *self);
+void control__link_down(struct node *self, struct fabric_link *link);
+
+/* lambdas.c */
+enum sluice_status lambdas__create(struct node *self, char *error, size_t error_size) SLUICE_MUST_CHECK;
+enum sluice_status lambdas__start(struct node *self) SLUICE_MUST_CHECK;
+void lambdas__stop(struct node *self);
+void lambdas__destroy(struct node *self);
+void lambdas__map_changed(struct node *self);
+void lambdas__role(void *arg, uint32_t group, uint64_t epoch, bool leading);
+void lambdas__request(struct node *self, struct fabric_link *link, const struct wire_header *header, const void *body);
+void lambdas__link_down(struct node *self, struct fabric_link *link);
+void lambdas__cancel(struct node *self, struct fabric_link *link, uint64_t request_id);
+
+/* health.c */
+enum sluice_status health__start(struct node *self, char *error, size_t error_size) SLUICE_MUST_CHECK;
+void health__stop(struct node *self);
+
+/* node.c: any thread. Runs on the reactor; dropped when the node stops first. */
+bool node__post(struct node *self, void (*run)(struct node *node, void *arg), void *arg);
+/* The node can't go on. */
+void node__fail(void *arg, enum sluice_status status, const char *what);
+
+#endif
