@@ -92,7 +92,7 @@ $(foreach p,$(single),$(eval $(out)/$(p): $(out)/$(p).c.o))
 from = $(if $(filter %/lib$(1).a,$(firstword $(2))),$(2),$(if $(2),$(call from,$(1),$(wordlist 2,99,$(2)))))
 $(foreach u,$(units),$(eval $(out)/tests/unit-$(u): $(call objects,tests/unit/$(u)) $(or $(call from,$(u),$(libraries)),$(libraries))))
 $(unit_programs): LDLIBS += -lcriterion
-$(unit_programs): $(if $(filter tsan,$(MODE)),$(out)/tests/unit/runner_tsan.c.o)
+$(unit_programs): $(if $(filter-out release,$(MODE)),$(out)/tests/unit/runner.c.o)
 $(programs) $(filter-out $(unit_programs),$(test_programs)): $(libraries)
 $(programs) $(test_programs): $(out)/sources
 	$(call say,LINK,$@)$(link)
@@ -125,7 +125,9 @@ test: ## run every check there is (ONLY="unit sim" picks some)
 	@exec scripts/test $(ONLY)
 
 unit: $(patsubst %,$(out)/tests/unit-%,$(or $(UNIT),$(units))) ## run the unit tests (UNIT=base picks a folder; MODE=asan, tsan)
-	@set -e; for u in $(or $(UNIT),$(units)); do printf 'UNIT    %s (%s)\n' $$u $(MODE); $(out)/tests/unit-$$u; done
+	@bad=; for u in $(or $(UNIT),$(units)); do \
+	    printf 'UNIT    %s (%s)\n' $$u $(MODE); $(out)/tests/unit-$$u || bad="$$bad $$u"; done; \
+	[ -z "$$bad" ] || { echo "unit tests failed:$$bad"; exit 1; }
 
 sim: $(sim_program) ## run the simulator (SEED=, STEPS=)
 	@exec $(sim_program) $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS))
