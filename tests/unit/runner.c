@@ -1,6 +1,6 @@
-/* Runs Criterion's tests in builds with sanitizers: the same macros, each test in a forked child. Criterion's own runner starts
- * each test over memory at a fixed address, which ThreadSanitizer's shadow takes, and overlooks the exit status by which
- * LeakSanitizer reports. */
+/* Runs Criterion's tests in builds with sanitizers: the same macros, each test in a forked child. Criterion's own
+ * runner starts each test over memory at a fixed address, which ThreadSanitizer's shadow takes, and overlooks the exit
+ * status by which LeakSanitizer reports. */
 #include <criterion/criterion.h>
 #include <criterion/logging.h>
 #include <signal.h>
