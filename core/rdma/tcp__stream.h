@@ -1,0 +1,42 @@
+/* Between tcp.c (sockets, handshake) and tcp_stream.c (what flows once a link is up). */
+#ifndef RDMA_TCP_STREAM_H
+#define RDMA_TCP_STREAM_H
+
+#include "core/rdma/fabric__provider.h"
+
+enum tcp__kind {
+    TCP__RING = 1,   /* length bytes for the receiver's ring at position offset; key: credit */
+    TCP__CREDIT = 2, /* key: credit */
+    TCP__WRITE =
+        3, /* length bytes for the region `key` at offset; cookie: number of the signalled write, 0 unsignalled */
+    TCP__ANSWER = 4, /* to a signalled write; cookie: its number, offset: enum sluice_status */
+};
+struct tcp__frame {
+    uint8_t kind;
+    uint8_t unused[3]; /* 0 */
+    uint32_t length;   /* bytes that follow */
+    uint64_t key;
+    uint64_t offset;
+    uint64_t cookie;
+};
+_Static_assert(sizeof(struct tcp__frame) == 32, "frozen layout");
+_Static_assert(sizeof(struct tcp__frame) == sizeof(((struct fabric__tcp *)0)->header), "a header is collected there");
+
+/* Hands the socket what it takes. Fails the link when the connection is broken. */
+void tcp__flush(struct fabric_link *link);
+/* Reads what has come, straight to where it goes. */
+void tcp__receive(struct fabric_link *link);
+/* Applies received bytes in order. False: the link has failed. */
+bool tcp__feed(struct fabric_link *link, const uint8_t *data, size_t size) SLUICE_MUST_CHECK;
+void tcp__drop_out(struct fabric_link *link);
+void tcp__discard_spare(struct fabric *self);
+
+enum sluice_status tcp__place(struct fabric_link *link, const struct ring__plan *plan,
+                              const struct fabric__message *message, uint32_t offset);
+void tcp__publish(struct fabric_link *link);
+void tcp__credit(struct fabric_link *link);
+enum sluice_status tcp__write(struct fabric_link *link, uint64_t key, uint64_t offset, const void *data, uint32_t size,
+                              unsigned flags, uint64_t cookie);
+enum sluice_status tcp__revoke(struct fabric_region *region, struct fabric_link *link, struct fabric__grant *grant);
+
+#endif
