@@ -423,6 +423,7 @@ static void round_once(struct node *self)
     groups__register(self, now);
     host_flush(self->host);
     groups__follow_map(self);
+    lambdas__round(self);
     links__close_marked(self);
     fabric_flush(self->fabric);
 }
@@ -450,6 +451,7 @@ static void *reactor(void *arg)
             fabric_wait(self->fabric, timeout);
         queue_awake(self->tasks);
     }
+    atomic_store(&self->gone, true);
     if (self->failed) {
         uint64_t one = 1;
         ssize_t written = write(self->failed_fd, &one, sizeof(one));

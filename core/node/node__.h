@@ -88,6 +88,7 @@ struct node {
     bool thread_started;
     atomic_bool stopping;
     atomic_bool ready;
+    atomic_bool gone; /* the reactor has ended; what it did not run of the tasks is dropped */
 };
 
 /* data.c: the data directory: who it belongs to, its lock, and the count of starts. */
@@ -128,6 +129,8 @@ enum sluice_status lambdas__start(struct node *self) SLUICE_MUST_CHECK;
 void lambdas__stop(struct node *self);
 void lambdas__destroy(struct node *self);
 void lambdas__map_changed(struct node *self);
+/* Once a round: feeds begin, end and go on. */
+void lambdas__round(struct node *self);
 void lambdas__role(void *arg, uint32_t group, uint64_t epoch, bool leading);
 void lambdas__request(struct node *self, struct fabric_link *link, const struct wire_header *header, const void *body);
 void lambdas__link_down(struct node *self, struct fabric_link *link);
