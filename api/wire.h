@@ -16,6 +16,7 @@
 #define WIRE_VALUE_BYTES_MAX (64u << 20)
 #define WIRE_BODY_BYTES_MAX (WIRE_VALUE_BYTES_MAX + (1u << 20))
 #define WIRE_OPERATIONS_MAX 1024u
+#define WIRE_KEY_BYTES_MAX 1024u /* of keys, prefixes and patterns */
 #define WIRE_CONTENT_TYPE_BYTES_MAX 255u
 #define WIRE_PAGE_BYTES (256u << 10) /* list, history: a reply carries records up to this (at least one), then says MORE */
 
