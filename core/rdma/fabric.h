@@ -1,8 +1,10 @@
-/* The fabric: registered memory, one-sided ordered writes between processes, rings of messages built on them, and a wake-up for
- * a sleeping receiver. One header, several providers: `shm` (processes of one host), `tcp` (anywhere), `verbs` (RDMA cards; to come).
+/* The fabric: registered memory, one-sided ordered writes between processes, rings of messages built on them, and a
+ * wake-up for a sleeping receiver. One header, several providers: `shm` (processes of one host), `tcp` (anywhere),
+ * `verbs` (RDMA cards; to come).
  *
  * A fabric belongs to one thread: create, poll, send and close from it alone. Nothing here blocks but fabric_wait.
- * Addresses: "shm:NAME" (a rendezvous socket in the abstract namespace or a path when NAME has a slash), "tcp:HOST:PORT". */
+ * Addresses: "shm:NAME" (a rendezvous socket in the abstract namespace or a path when NAME has a slash),
+ * "tcp:HOST:PORT". */
 #ifndef RDMA_FABRIC_H
 #define RDMA_FABRIC_H
 
@@ -14,23 +16,24 @@
 #include "core/base/buf.h"
 
 struct fabric;
-struct fabric_link;   /* a reliable, ordered connection to one process; freed by the fabric after LINK_DOWN was reported */
+struct fabric_link;   /* a reliable, ordered connection to one process; freed by the fabric after LINK_DOWN was reported
+                       */
 struct fabric_region; /* registered memory */
 
 /* Who a process is. Exchanged in the handshake and checked on both sides before LINK_UP. */
 struct fabric_identity {
-    uint8_t cluster[16];   /* all zero: a client that does not know yet; nodes of different clusters refuse each other */
-    uint32_t role;         /* enum fabric_role */
-    uint32_t node;         /* core nodes: their number; clients 0 */
+    uint8_t cluster[16]; /* all zero: a client that does not know yet; nodes of different clusters refuse each other */
+    uint32_t role;       /* enum fabric_role */
+    uint32_t node;       /* core nodes: their number; clients 0 */
     uint64_t incarnation;
-    uint64_t features;     /* bit set, both sides use the intersection */
+    uint64_t features; /* bit set, both sides use the intersection */
 };
 enum fabric_role { FABRIC_ROLE_NODE = 1, FABRIC_ROLE_CLIENT = 2 };
 
 struct fabric_options {
-    size_t size;                 /* sizeof(struct fabric_options) of the caller */
+    size_t size; /* sizeof(struct fabric_options) of the caller */
     struct fabric_identity identity;
-    uint32_t ring_bytes;         /* receive ring of each link; a power of two; 0: 1 MiB for clients, 4 MiB between nodes */
+    uint32_t ring_bytes; /* receive ring of each link; a power of two; 0: 1 MiB for clients, 4 MiB between nodes */
     uint32_t message_bytes_max;  /* larger frames are refused (their link is closed with a log line); 0: 65 MiB */
     uint64_t pending_bytes_max;  /* what fabric_send may queue on a link beyond its ring; 0: 256 MiB */
     uint32_t spin_ns;            /* how long fabric_wait spins before it sleeps; UINT32_MAX: measured at start */
@@ -42,19 +45,22 @@ enum sluice_status fabric_create(const struct fabric_options *options, struct fa
 /* Closes all links without reporting them. */
 void fabric_destroy(struct fabric *self);
 
-/* Starts to accept links on `address`. Several may be listened on. On failure `error` (256 bytes) says what to do. "tcp:HOST:0" picks a port. */
-enum sluice_status fabric_listen(struct fabric *self, const char *address, char *error, size_t error_size) SLUICE_MUST_CHECK;
+/* Starts to accept links on `address`. Several may be listened on. On failure `error` (256 bytes) says what to do.
+ * "tcp:HOST:0" picks a port. */
+enum sluice_status fabric_listen(struct fabric *self, const char *address, char *error,
+                                 size_t error_size) SLUICE_MUST_CHECK;
 /* The address listened on, with the port that was picked; borrowed; NULL beyond the last. */
 const char *fabric_listen_address(const struct fabric *self, unsigned index);
 /* Starts to connect; LINK_UP or LINK_DOWN follows from fabric_poll. `context` becomes the link's. */
-enum sluice_status fabric_connect(struct fabric *self, const char *address, void *context, struct fabric_link **out) SLUICE_MUST_CHECK;
+enum sluice_status fabric_connect(struct fabric *self, const char *address, void *context,
+                                  struct fabric_link **out) SLUICE_MUST_CHECK;
 
 enum fabric_event_type {
-    FABRIC_LINK_UP,     /* handshake done; fabric_link_peer is known. For accepted links the context is NULL until set */
-    FABRIC_LINK_DOWN,   /* the last event of a link; `reason`; the pointer is invalid after the callback returns */
-    FABRIC_MESSAGE,     /* data, size: borrowed during the callback */
-    FABRIC_WRITABLE,    /* a link that had pending frames has none any more */
-    FABRIC_COMPLETION,  /* a signalled fabric_write was placed (or failed: status) */
+    FABRIC_LINK_UP,    /* handshake done; fabric_link_peer is known. For accepted links the context is NULL until set */
+    FABRIC_LINK_DOWN,  /* the last event of a link; `reason`; the pointer is invalid after the callback returns */
+    FABRIC_MESSAGE,    /* data, size: borrowed during the callback */
+    FABRIC_WRITABLE,   /* a link that had pending frames has none any more */
+    FABRIC_COMPLETION, /* a signalled fabric_write was placed (or failed: status) */
 };
 enum fabric_down {
     FABRIC_DOWN_CLOSED,   /* closed, reset or timed out: a hint, nothing more */
@@ -74,24 +80,26 @@ struct fabric_event {
 };
 typedef void (*fabric_handler)(void *arg, const struct fabric_event *event);
 
-/* Handles what is there, at most `budget` messages, calling `handler` for each event. Returns the number of events. From within the handler
- * send, connect, close are allowed; poll and wait are not. Also flushes. */
+/* Handles what is there, at most `budget` messages, calling `handler` for each event. Returns the number of events.
+ * From within the handler send, connect, close are allowed; poll and wait are not. Also flushes. */
 unsigned fabric_poll(struct fabric *self, unsigned budget, fabric_handler handler, void *arg);
-/* Sleeps until there may be something to poll, a watched descriptor is readable, or timeout_ns passed. Spins for a bounded time first. */
+/* Sleeps until there may be something to poll, a watched descriptor is readable, or timeout_ns passed. Spins for a
+ * bounded time first. */
 void fabric_wait(struct fabric *self, uint64_t timeout_ns);
-/* A descriptor that becomes readable when fabric_poll has work, for threads that sleep elsewhere: call fabric_arm before sleeping on it;
- * it returns false when there is work already. */
+/* A descriptor that becomes readable when fabric_poll has work, for threads that sleep elsewhere: call fabric_arm
+ * before sleeping on it; it returns false when there is work already. */
 int fabric_fd(const struct fabric *self);
 bool fabric_arm(struct fabric *self);
 /* fabric_wait also returns when `fd` becomes readable (eventfds of queues and so on). */
 enum sluice_status fabric_watch(struct fabric *self, int fd) SLUICE_MUST_CHECK;
 void fabric_unwatch(struct fabric *self, int fd);
 
-/* Sends one message made of `parts` (copied) and then `payload` (NULL or a reference that the fabric takes when it must queue; the
- * caller's own reference stays the caller's). In order per link. Placed at the next fabric_flush or fabric_poll at the latest.
- * AGAIN: pending_bytes_max is reached, nothing was taken. CLOSED: the link is down. TOO_LARGE. */
-enum sluice_status fabric_send(struct fabric_link *link, const struct slice *parts, unsigned part_count, struct buf *payload,
-                               uint32_t payload_offset, uint32_t payload_size) SLUICE_MUST_CHECK;
+/* Sends one message made of `parts` (copied) and then `payload` (NULL or a reference that the fabric takes when it must
+ * queue; the caller's own reference stays the caller's). In order per link. Placed at the next fabric_flush or
+ * fabric_poll at the latest. AGAIN: pending_bytes_max is reached, nothing was taken. CLOSED: the link is down.
+ * TOO_LARGE. */
+enum sluice_status fabric_send(struct fabric_link *link, const struct slice *parts, unsigned part_count,
+                               struct buf *payload, uint32_t payload_offset, uint32_t payload_size) SLUICE_MUST_CHECK;
 /* One doorbell for everything sent since the last. */
 void fabric_flush(struct fabric *self);
 /* Bytes queued on the link beyond its ring. 0: all was placed. */
@@ -106,15 +114,18 @@ void fabric_link_close(struct fabric_link *link);
 /* One-sided access below the rings. A region is memory that the named link's peer may write once permitted.
  * Writes on one link are placed in order; a completed write says "placed", never "durable" and never "seen". */
 enum fabric_access { FABRIC_ACCESS_NONE = 0, FABRIC_ACCESS_WRITE = 1 };
-enum sluice_status fabric_region_create(struct fabric *self, size_t bytes, struct fabric_region **out) SLUICE_MUST_CHECK;
+enum sluice_status fabric_region_create(struct fabric *self, size_t bytes,
+                                        struct fabric_region **out) SLUICE_MUST_CHECK;
 void *fabric_region_memory(const struct fabric_region *region);
 void fabric_region_destroy(struct fabric_region *region);
-/* Grants or revokes one peer's right to write the region. Once a revocation has returned, no later-issued write of that peer is placed; on shm, where a
- * mapping can't be taken back, UNPROCESSABLE is returned and the caller must use the ring path. Grants yield a key that is told to the peer. */
-enum sluice_status fabric_region_permit(struct fabric_region *region, struct fabric_link *link, enum fabric_access access, uint64_t *key) SLUICE_MUST_CHECK;
+/* Grants or revokes one peer's right to write the region. Once a revocation has returned, no later-issued write of that
+ * peer is placed; on shm, where a mapping can't be taken back, UNPROCESSABLE is returned and the caller must use the
+ * ring path. Grants yield a key that is told to the peer. */
+enum sluice_status fabric_region_permit(struct fabric_region *region, struct fabric_link *link,
+                                        enum fabric_access access, uint64_t *key) SLUICE_MUST_CHECK;
 #define FABRIC_WRITE_SIGNAL 1u /* report FABRIC_COMPLETION with cookie */
-#define FABRIC_WRITE_WAKE 2u   /* wake the receiver if it sleeps */
-enum sluice_status fabric_write(struct fabric_link *link, uint64_t key, uint64_t offset, const void *data, uint32_t size, unsigned flags,
-                                uint64_t cookie) SLUICE_MUST_CHECK;
+#define FABRIC_WRITE_WAKE   2u /* wake the receiver if it sleeps */
+enum sluice_status fabric_write(struct fabric_link *link, uint64_t key, uint64_t offset, const void *data,
+                                uint32_t size, unsigned flags, uint64_t cookie) SLUICE_MUST_CHECK;
 
 #endif

@@ -128,6 +128,7 @@ enum {
     LINK__SENDABLE = 2, /* its socket may take more */
     LINK__TIMER = 4,    /* `timer_at` has passed */
     LINK__DEAD = 8,     /* the peer's process has ended */
+    LINK__HUNG = 16,    /* the peer's end of the socket is closed: read on until that shows */
 };
 
 /* Bytes of a message wherever they lie: the caller's parts, then a run of a buffer. */
@@ -219,6 +220,7 @@ struct fabric__tcp {
     uint32_t batch_bytes;
     bool blocked; /* the socket is full */
     bool connecting;
+    bool hung;
     /* what is being received */
     uint8_t header[32];
     uint32_t header_have;

@@ -372,6 +372,8 @@ static void tcp_service(struct fabric_link *link)
     if (link->state == LINK__ANSWERED)
         return;
     link->flags = 0;
+    if (flags & LINK__HUNG)
+        link->tcp.hung = true;
     if (link->state >= LINK__ENDING)
         return;
     if (link->state == LINK__OPENING) {
@@ -389,7 +391,7 @@ static void tcp_service(struct fabric_link *link)
     }
     if (flags & LINK__SENDABLE) {
         link->tcp.blocked = false;
-        tcp__flush(link);
+        tcp__publish(link);
     }
     if ((flags & LINK__READABLE) && link->state == LINK__UP)
         tcp__receive(link);

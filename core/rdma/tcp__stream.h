@@ -22,8 +22,6 @@ struct tcp__frame {
 _Static_assert(sizeof(struct tcp__frame) == 32, "frozen layout");
 _Static_assert(sizeof(struct tcp__frame) == sizeof(((struct fabric__tcp *)0)->header), "a header is collected there");
 
-/* Hands the socket what it takes. Fails the link when the connection is broken. */
-void tcp__flush(struct fabric_link *link);
 /* Reads what has come, straight to where it goes. */
 void tcp__receive(struct fabric_link *link);
 /* Applies received bytes in order. False: the link has failed. */
@@ -33,6 +31,7 @@ void tcp__discard_spare(struct fabric *self);
 
 enum sluice_status tcp__place(struct fabric_link *link, const struct ring__plan *plan,
                               const struct fabric__message *message, uint32_t offset);
+/* Ends the open run of frames and hands the socket what it takes. Fails the link when the connection is broken. */
 void tcp__publish(struct fabric_link *link);
 void tcp__credit(struct fabric_link *link);
 enum sluice_status tcp__write(struct fabric_link *link, uint64_t key, uint64_t offset, const void *data, uint32_t size,

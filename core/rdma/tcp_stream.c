@@ -201,7 +201,7 @@ static size_t send_vectors(struct fabric_link *link, struct iovec *vectors, size
     return 0;
 }
 
-void tcp__flush(struct fabric_link *link)
+static void flush(struct fabric_link *link)
 {
     struct fabric__tcp *tcp = &link->tcp;
     while (tcp->out_first && !tcp->blocked && link->fd >= 0) {
@@ -320,7 +320,7 @@ void tcp__publish(struct fabric_link *link)
 {
     batch_end(link);
     link->writer.published = link->writer.tail;
-    tcp__flush(link);
+    flush(link);
 }
 
 void tcp__credit(struct fabric_link *link)
@@ -557,10 +557,13 @@ void tcp__receive(struct fabric_link *link)
         fabric__fail(link, FABRIC_DOWN_CLOSED, "no memory to receive");
         return;
     }
+    /* A short read empties the socket, and its next byte makes a new edge; but the end that has been seen already makes
+     * none. */
     bool full = true;
-    for (size_t total = 0; full && link->state < LINK__ENDING;) {
-        total += receive_once(link, &full);
-        if (full && total >= RECEIVE_BYTES_MAX) {
+    for (size_t total = 0, got = 1; (full || (got > 0 && link->tcp.hung)) && link->state < LINK__ENDING;) {
+        got = receive_once(link, &full);
+        total += got;
+        if (total >= RECEIVE_BYTES_MAX) {
             link->flags |= LINK__READABLE;
             return;
         }

@@ -148,6 +148,8 @@ static void mark(struct fabric *self, struct fabric__source *source, uint32_t ev
     case SOURCE_SOCKET:
         if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
             link->flags |= LINK__READABLE;
+        if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+            link->flags |= LINK__HUNG;
         if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
             link->flags |= LINK__SENDABLE;
         break;
