@@ -1,0 +1,127 @@
+/* The cold part: what RocksDB holds, and how it is read. Private to core/versions; cold_format.c has the encodings, cold_open.c the
+ * options, cold_read.c and cold_scan.c the reads. Any thread may read; the store's index thread alone writes. */
+#ifndef VERSIONS_COLD_H
+#define VERSIONS_COLD_H
+
+#include <rocksdb/c.h>
+
+#include "core/base/text.h"
+#include "core/versions/entry.h"
+#include "core/versions/versions.h"
+
+/* Column families:
+ *   default   "format"                                → struct cold_stamp
+ *   entries   group BE32, revision BE64               → the entry: header and body, as in the log
+ *   index     group BE32, key, 0x00, ~version BE64    → struct cold_record, content type
+ *   meta      group BE32, kind, …                     → see enum cold_meta
+ * Big-endian numbers sort as they count; the complement puts a key's newest version first. */
+enum cold_family { COLD_DEFAULT, COLD_ENTRIES, COLD_INDEX, COLD_META, COLD_FAMILIES };
+
+enum cold_meta {
+    COLD_META_STATE = 0, /* → struct cold_state */
+    COLD_META_FACT = 1,  /* name → value, then its CRC32C over both */
+    COLD_META_MARK = 2,  /* time BE64, revision BE64 → nothing: one for every COLD_MARK_EVERY-th revision, so that a time is found */
+};
+#define COLD_MARK_EVERY 64u
+
+#define COLD_ENTRY_KEY_BYTES 12u
+#define COLD_INDEX_KEY_BYTES_MAX (4u + KEY_BYTES_MAX + 1u + 8u)
+#define COLD_META_KEY_BYTES_MAX (5u + 64u)
+
+#define COLD_STAMP_MAGIC 0x31534c53u /* "SLS1" */
+struct cold_stamp {
+    uint32_t magic;
+    uint32_t format; /* 1 */
+};
+_Static_assert(sizeof(struct cold_stamp) == 8, "frozen layout");
+#define COLD_FORMAT 1u
+
+struct cold_state {
+    uint32_t crc; /* CRC32C of what follows, and of the group */
+    uint32_t reserved;
+    uint64_t applied;
+    uint64_t time;
+    uint64_t epoch;
+};
+_Static_assert(sizeof(struct cold_state) == 32, "frozen layout");
+
+struct cold_record {
+    uint32_t crc; /* CRC32C of what follows, the content type, and the whole key of the record */
+    uint16_t format; /* 1 */
+    uint16_t flags;  /* VERSION_… */
+    uint64_t revision;
+    uint64_t time;
+    uint64_t object_time;
+    uint32_t operation;
+    uint32_t value_size;
+    uint32_t value_offset; /* in the entry's body, as the next two */
+    uint32_t key_offset;
+    uint32_t type_offset;
+    uint32_t type_size;
+};
+_Static_assert(sizeof(struct cold_record) == 56 && offsetof(struct cold_record, operation) == 32, "frozen layout");
+
+struct cold {
+    rocksdb_t *db;
+    rocksdb_column_family_handle_t *families[COLD_FAMILIES];
+    rocksdb_readoptions_t *point; /* one key, or the versions of one key */
+    rocksdb_env_t *env;           /* in memory; NULL otherwise */
+    rocksdb_cache_t *cache;
+};
+
+enum sluice_status cold_open(struct cold *self, const struct store_options *options, char *error,
+                             size_t error_size) SLUICE_MUST_CHECK;
+void cold_close(struct cold *self);
+/* Logs a RocksDB error, frees it and says what it means. */
+enum sluice_status cold__error(const char *what, char *error);
+
+/* Encodings. */
+size_t cold__entry_key(uint8_t out[COLD_ENTRY_KEY_BYTES], uint32_t group, uint64_t revision);
+/* group, key, 0x00: what a key's records begin with. */
+size_t cold__index_prefix(uint8_t out[COLD_INDEX_KEY_BYTES_MAX], uint32_t group, struct slice key);
+size_t cold__index_key(uint8_t out[COLD_INDEX_KEY_BYTES_MAX], uint32_t group, struct slice key, uint64_t version);
+size_t cold__meta_key(uint8_t out[COLD_META_KEY_BYTES_MAX], uint32_t group, enum cold_meta kind, struct slice name);
+size_t cold__mark_key(uint8_t out[COLD_META_KEY_BYTES_MAX], uint32_t group, uint64_t time, uint64_t revision);
+/* Takes an index key apart; false when it is none of `group`. */
+bool cold__index_key_parse(const void *data, size_t size, uint32_t group, struct slice *key, uint64_t *version);
+uint32_t cold__record_crc(const struct cold_record *record, const void *type, const void *key, size_t key_size);
+/* Checks a record. `*type` borrows from `value`. */
+enum sluice_status cold__record_read(const void *key, size_t key_size, const void *value, size_t value_size,
+                                     struct cold_record *out, const char **type) SLUICE_MUST_CHECK;
+uint32_t cold__state_crc(const struct cold_state *state, uint32_t group);
+uint32_t cold__fact_crc(struct slice name, const void *value, size_t value_size);
+
+/* Reads. As in versions.h; NOT_FOUND where the store has nothing. */
+enum sluice_status cold_state(const struct cold *self, uint32_t group, struct cold_state *out) SLUICE_MUST_CHECK;
+enum sluice_status cold_entry(const struct cold *self, uint32_t group, uint64_t revision, struct entry *out) SLUICE_MUST_CHECK;
+enum sluice_status cold_latest(const struct cold *self, uint32_t group, struct slice key, bool with_value,
+                               struct version *out) SLUICE_MUST_CHECK;
+enum sluice_status cold_by_version(const struct cold *self, uint32_t group, struct slice key, uint64_t version,
+                                   bool with_value, struct version *out) SLUICE_MUST_CHECK;
+/* The newest version with time <= `time` among those below number `below`. */
+enum sluice_status cold_by_time(const struct cold *self, uint32_t group, struct slice key, uint64_t time, uint64_t below,
+                                bool with_value, struct version *out) SLUICE_MUST_CHECK;
+/* Versions of the span (inclusive numbers); false in *more when `visit` stopped it. */
+enum sluice_status cold_history(const struct cold *self, uint32_t group, struct slice key,
+                                const struct versions_span *span, versions_visit visit, void *arg,
+                                bool *more) SLUICE_MUST_CHECK;
+/* The lowest revision in [1, last] with a time above `time`; last + 1 when there is none. */
+enum sluice_status cold_revision_after(const struct cold *self, uint32_t group, uint64_t time, uint64_t last,
+                                       uint64_t *out) SLUICE_MUST_CHECK;
+enum sluice_status cold_facts(const struct cold *self, uint32_t group,
+                              void (*each)(void *arg, struct slice name, struct slice value), void *arg) SLUICE_MUST_CHECK;
+
+/* Keys in order, each at its newest record. */
+struct cold_keys;
+enum sluice_status cold_keys_open(const struct cold *self, uint32_t group, struct slice prefix, struct slice after,
+                                  struct cold_keys **out) SLUICE_MUST_CHECK;
+void cold_keys_close(struct cold_keys *self);
+/* The current key, borrowed until the next move; false at the end (or on an error, which cold_keys_close_status tells). */
+bool cold_keys_current(const struct cold_keys *self, struct slice *key);
+enum sluice_status cold_keys_newest(const struct cold_keys *self, bool with_value, struct version *out) SLUICE_MUST_CHECK;
+/* Counts the current key's records with numbers below `below`, at most `limit`; then moves on as cold_keys_skip does. */
+enum sluice_status cold_keys_count(struct cold_keys *self, uint64_t below, uint64_t limit, uint64_t *out) SLUICE_MUST_CHECK;
+void cold_keys_skip(struct cold_keys *self);
+enum sluice_status cold_keys_status(const struct cold_keys *self) SLUICE_MUST_CHECK;
+
+#endif
