@@ -45,7 +45,7 @@ sources = $(sort $(wildcard $(addsuffix /*.c,$(1)) $(addsuffix /*.cc,$(1))))
 objects = $(patsubst %,$(out)/%.o,$(call sources,$(1)))
 library = $(out)/lib$(notdir $(1)).a
 
-proto_c := $(patsubst %.proto,$(out)/gen/%.pb-c.c,$(protos))
+proto_c := $(patsubst %.proto,$(out)/gen/%.pb-c.c,$(protos)) $(out)/gen/api/proto/descriptors.pb-c.c
 libraries := $(foreach d,$(folders),$(call library,$(d)))
 programs := $(if $(call sources,cli),$(out)/sluice) $(if $(call sources,core/node/main),$(out)/sluiced) \
             $(if $(call sources,gateway/main),$(out)/sluice-gateway)
@@ -73,6 +73,11 @@ $(out)/%.cc.o: %.cc $(out)/flags | $(proto_c)
 	$(call say,CXX,$<)mkdir -p $(@D); $(CXX) $(cxxflags) -c -o $@ $<
 $(out)/gen/%.pb-c.c: %.proto
 	$(call say,PROTO,$<)mkdir -p $(out)/gen; protoc-c --c_out=$(out)/gen $<
+# What gRPC's reflection answers from (api/descriptors.h): all descriptors as one C array.
+$(out)/gen/api/proto/descriptors.pb-c.c: $(protos)
+	$(call say,PROTO,$@)mkdir -p $(@D); protoc-c --descriptor_set_out=$@.bin $^ && \
+	{ printf '#include "api/descriptors.h"\nconst unsigned char api_descriptors[] = {\n'; od -An -v -tx1 $@.bin | sed 's/ \(..\)/0x\1,/g'; \
+	printf '};\nconst size_t api_descriptors_size = sizeof(api_descriptors);\n'; } >$@
 $(out)/gen/%.pb-c.c.o: $(out)/gen/%.pb-c.c $(out)/flags
 	$(call say,CC,$<)$(CC) -std=gnu11 $(common) $(CFLAGS) -c -o $@ $<
 
