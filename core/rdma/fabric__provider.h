@@ -416,12 +416,14 @@ void fabric__link_free(struct fabric_link *link);
 
 /* handshake.c */
 enum { FABRIC__RING_BYTES_CLIENT = 1u << 20, FABRIC__RING_BYTES_NODE = 4u << 20 };
+void fabric__hello_make(const struct fabric_link *link, struct fabric__hello *out);
 /* The connecting side's first step, once it is connected. */
 void fabric__greet(struct fabric_link *link);
 /* Tells the peer why, and ends. */
 void fabric__refuse(struct fabric_link *link, const char *text);
 void fabric__on_hello(struct fabric_link *link, const struct fabric__hello *hello);
 void fabric__on_verdict(struct fabric_link *link, const struct fabric__verdict *verdict);
+/* `text` NULL: accepted. */
 void fabric__verdict_make(const char *text, struct fabric__verdict *out);
 /* Pure checks, for those above and for tests. False: `text` says what was expected and what came. */
 bool fabric__hello_check(const struct fabric *self, const struct fabric__hello *hello,

@@ -638,7 +638,8 @@ static bool read_packet(struct fabric_link *link)
 static void read_packets(struct fabric_link *link)
 {
     for (int i = 0; link->fd >= 0 && read_packet(link); i++) {
-        if (i == CONTROLS_PER_VISIT) {
+        /* What follows the handshake, even its end, comes after LINK_UP. */
+        if (i == CONTROLS_PER_VISIT || link->state == LINK__ANSWERED) {
             link->flags |= LINK__READABLE;
             return;
         }
@@ -667,14 +668,17 @@ static void shm_service(struct fabric_link *link)
     link->flags = 0;
     if (flags & LINK__READABLE)
         read_packets(link);
+    if (link->state == LINK__ANSWERED) {
+        link->flags |= flags & LINK__DEAD;
+        attend(link);
+        return;
+    }
     if ((flags | link->flags) & LINK__DEAD) {
         link->flags &= ~(unsigned)LINK__DEAD;
         fabric__fail(link, FABRIC_DOWN_DEAD, "the peer's process has ended");
     }
     if (flags & LINK__TIMER)
         on_timer(link);
-    if (link->state == LINK__ANSWERED && !link->shm.attended)
-        attend(link);
 }
 
 /* --- regions --- */

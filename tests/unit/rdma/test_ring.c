@@ -77,11 +77,11 @@ Test(ring, messages_of_any_size_arrive_whole_and_in_order)
         memcpy(message + i, &word, 8);
     }
     for (int round = 0; round < 3000; round++) {
-        uint32_t total = (uint32_t)random_below(&random, random_chance(&random, 50000) ? MESSAGE_MAX : 20000);
+        uint32_t total = 1 + (uint32_t)random_below(&random, random_chance(&random, 50000) ? MESSAGE_MAX - 1 : 20000);
         uint32_t placed = 0;
         bool arrived = false;
         while (!arrived) {
-            int64_t took = placed < total || total == 0 ? place(&ring, message, total, placed) : -1;
+            int64_t took = placed < total ? place(&ring, message, total, placed) : -1;
             if (took >= 0)
                 placed += (uint32_t)took;
             if (took >= 0 && random_chance(&random, 500000))
