@@ -9,24 +9,20 @@
 #include "core/versions/entry.h"
 #include "core/versions/versions.h"
 
-/* Column families:
- *   default   "format"                                → struct cold_stamp
- *   entries   group BE32, revision BE64               → the entry: header and body, as in the log
- *   index     group BE32, key, 0x00, ~version BE64    → struct cold_record, content type
- *   meta      group BE32, kind, …                     → see enum cold_meta
+/* One column family holds all, so that one memtable flush is one consistent prefix of everything that was written (its C interface
+ * flushes column families one by one, which atomic_flush does not join). The key's first byte tells the kind:
+ *   'E' group BE32, revision BE64              → the entry: header and body, as in the log
+ *   'I' group BE32, key, 0x00, ~version BE64   → struct cold_record, content type
+ *   'S' group BE32                             → struct cold_state
+ *   'F' group BE32, name                       → a fact's value, then the CRC32C of both
+ *   'M' group BE32, time BE64, revision BE64   → nothing: a mark for every COLD_MARK_EVERY-th revision, so that a time is found
+ *   'V'                                        → struct cold_stamp
  * Big-endian numbers sort as they count; the complement puts a key's newest version first. */
-enum cold_family { COLD_DEFAULT, COLD_ENTRIES, COLD_INDEX, COLD_META, COLD_FAMILIES };
-
-enum cold_meta {
-    COLD_META_STATE = 0, /* → struct cold_state */
-    COLD_META_FACT = 1,  /* name → value, then its CRC32C over both */
-    COLD_META_MARK = 2,  /* time BE64, revision BE64 → nothing: one for every COLD_MARK_EVERY-th revision, so that a time is found */
-};
 #define COLD_MARK_EVERY 64u
 
-#define COLD_ENTRY_KEY_BYTES 12u
-#define COLD_INDEX_KEY_BYTES_MAX (4u + KEY_BYTES_MAX + 1u + 8u)
-#define COLD_META_KEY_BYTES_MAX (5u + 64u)
+#define COLD_HEAD_BYTES          5u
+#define COLD_INDEX_KEY_BYTES_MIN (COLD_HEAD_BYTES + 1u + 1u + 8u)
+#define COLD_KEY_BYTES_MAX       (COLD_HEAD_BYTES + KEY_BYTES_MAX + 1u + 8u)
 
 #define COLD_STAMP_MAGIC 0x31534c53u /* "SLS1" */
 struct cold_stamp {
@@ -63,8 +59,9 @@ _Static_assert(sizeof(struct cold_record) == 56 && offsetof(struct cold_record, 
 
 struct cold {
     rocksdb_t *db;
-    rocksdb_column_family_handle_t *families[COLD_FAMILIES];
-    rocksdb_readoptions_t *point; /* one key, or the versions of one key */
+    rocksdb_readoptions_t *point; /* one key, or one object's newest record: filters apply */
+    rocksdb_readoptions_t *walk;  /* over many keys or backwards, in the order of all keys */
+    rocksdb_options_t *options;
     rocksdb_env_t *env;           /* in memory; NULL otherwise */
     rocksdb_cache_t *cache;
 };
@@ -75,13 +72,15 @@ void cold_close(struct cold *self);
 /* Logs a RocksDB error, frees it and says what it means. */
 enum sluice_status cold__error(const char *what, char *error);
 
-/* Encodings. */
-size_t cold__entry_key(uint8_t out[COLD_ENTRY_KEY_BYTES], uint32_t group, uint64_t revision);
-/* group, key, 0x00: what a key's records begin with. */
-size_t cold__index_prefix(uint8_t out[COLD_INDEX_KEY_BYTES_MAX], uint32_t group, struct slice key);
-size_t cold__index_key(uint8_t out[COLD_INDEX_KEY_BYTES_MAX], uint32_t group, struct slice key, uint64_t version);
-size_t cold__meta_key(uint8_t out[COLD_META_KEY_BYTES_MAX], uint32_t group, enum cold_meta kind, struct slice name);
-size_t cold__mark_key(uint8_t out[COLD_META_KEY_BYTES_MAX], uint32_t group, uint64_t time, uint64_t revision);
+/* Encodings; each returns the key's size. */
+typedef uint8_t cold_key[COLD_KEY_BYTES_MAX];
+size_t cold__head(cold_key out, char kind, uint32_t group);
+size_t cold__entry_key(cold_key out, uint32_t group, uint64_t revision);
+/* What all records of a key begin with. */
+size_t cold__index_prefix(cold_key out, uint32_t group, struct slice key);
+size_t cold__index_key(cold_key out, uint32_t group, struct slice key, uint64_t version);
+size_t cold__fact_key(cold_key out, uint32_t group, struct slice name);
+size_t cold__mark_key(cold_key out, uint32_t group, uint64_t time, uint64_t revision);
 /* Takes an index key apart; false when it is none of `group`. */
 bool cold__index_key_parse(const void *data, size_t size, uint32_t group, struct slice *key, uint64_t *version);
 uint32_t cold__record_crc(const struct cold_record *record, const void *type, const void *key, size_t key_size);
@@ -90,6 +89,11 @@ enum sluice_status cold__record_read(const void *key, size_t key_size, const voi
                                      struct cold_record *out, const char **type) SLUICE_MUST_CHECK;
 uint32_t cold__state_crc(const struct cold_state *state, uint32_t group);
 uint32_t cold__fact_crc(struct slice name, const void *value, size_t value_size);
+
+/* Makes a version out of its record. */
+enum sluice_status cold__version(const struct cold *self, uint32_t group, struct slice key, uint64_t number,
+                                 const struct cold_record *record, const char *type, bool with_value,
+                                 struct version *out) SLUICE_MUST_CHECK;
 
 /* Reads. As in versions.h; NOT_FOUND where the store has nothing. */
 enum sluice_status cold_state(const struct cold *self, uint32_t group, struct cold_state *out) SLUICE_MUST_CHECK;

@@ -47,6 +47,7 @@ struct versions_options {
     uint64_t hot_bytes_max;        /* cache beyond what the store lacks; memory alone: versions_full answers true beyond it */
 };
 
+/* CONFLICT: the store holds a later epoch of the group (the map is older than the data). What it holds of an earlier one is erased. */
 enum sluice_status versions_create(const struct versions_options *options, struct versions **out) SLUICE_MUST_CHECK;
 void versions_destroy(struct versions *self);
 /* Forgets everything of the group, in the store too (a dropped pool or epoch). */
@@ -54,7 +55,10 @@ enum sluice_status versions_erase(struct versions *self) SLUICE_MUST_CHECK;
 
 /* Highest revision applied; after create: what the store had durably. `*time` is that entry's HLC. */
 uint64_t versions_applied(const struct versions *self, uint64_t *time);
-/* Applies one stable entry (revision = applied + 1) with the versions that it made and the facts that it changed. The entry's body is referenced. */
+/* Applies one stable entry (revision = applied + 1) with the versions that it made and the facts that it changed. The entry's body is
+ * referenced, not copied: keys, content types and values of `made` lie within it, and each key occurs once. Times never fall. All or
+ * nothing. MEMORY; INVALID (a key that no check let pass, a number that is not the next); INTERNAL (a time before the last one's); the
+ * store's error when it cannot go on. Waits only while the store is more than 64 MiB or 65,536 entries behind. */
 enum sluice_status versions_apply(struct versions *self, const struct entry *entry, const struct version *made, uint32_t made_count,
                                   const struct versions_fact *facts, uint32_t fact_count) SLUICE_MUST_CHECK;
 /* The store says that it has everything up to `revision`: the hot part may let go. */
@@ -69,7 +73,8 @@ enum sluice_status versions_by_version(struct versions *self, struct slice key, 
 /* The newest version with platform time <= time. */
 enum sluice_status versions_by_time(struct versions *self, struct slice key, uint64_t time, bool with_value, struct version *out) SLUICE_MUST_CHECK;
 
-typedef bool (*versions_visit)(void *arg, const struct version *version); /* borrowed; false stops */
+/* Borrowed, but whoever wants to keep it may take a reference on its owner. False stops. It must not change the versions. */
+typedef bool (*versions_visit)(void *arg, const struct version *version);
 struct versions_range {
     struct slice prefix;      /* plain bytes; empty: all */
     struct slice after;       /* keys strictly greater; empty: from the start */
@@ -99,7 +104,7 @@ uint64_t versions_hot_bytes(const struct versions *self);
 struct store_options {
     const char *path;          /* a directory; created */
     uint64_t cache_bytes;      /* block cache; 0: 64 MiB */
-    uint32_t blob_bytes_min;   /* values of at least this many bytes go to blob files; 0: 4,096 */
+    uint32_t blob_bytes_min;   /* values of at least this many bytes go to blob files; 0: 512 */
     bool memory;               /* RocksDB on its in-memory environment, for tests */
 };
 enum sluice_status store_open(const struct store_options *options, struct store **out, char *error, size_t error_size) SLUICE_MUST_CHECK;
@@ -113,5 +118,7 @@ typedef void (*store_news)(void *arg, uint32_t group, uint64_t indexed, uint64_t
 enum sluice_status store_poll(struct store *self, store_news news, void *arg) SLUICE_MUST_CHECK;
 /* Asks the index thread to flush what it has, so that segments can be recycled; news follow. */
 void store_flush(struct store *self);
+/* Bytes that may still be written to the file system of `path`; 0 when it cannot be asked. For the node's check before it takes writes. */
+uint64_t store_free_bytes(const char *path, uint64_t *total);
 
 #endif

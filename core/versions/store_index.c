@@ -1,0 +1,238 @@
+/* The index thread, which fills RocksDB, and the flush thread, which makes it durable. */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/log.h"
+#include "core/base/panic.h"
+#include "core/versions/store__.h"
+
+void store__ring_news(struct store *self)
+{
+    uint64_t one = 1;
+    ssize_t written;
+    do
+        written = write(self->news_fd, &one, sizeof(one));
+    while (written < 0 && errno == EINTR);
+    ASSERT(written == (ssize_t)sizeof(one) || errno == EAGAIN);
+}
+
+void store__fail(struct store *self, enum sluice_status status)
+{
+    int none = SLUICE_OK;
+    pthread_mutex_lock(&self->mutex);
+    if (atomic_compare_exchange_strong(&self->error, &none, (int)status))
+        LOG_ERROR("store", "nothing more is written: %s", sluice_status_text(status));
+    pthread_cond_broadcast(&self->progress);
+    pthread_mutex_unlock(&self->mutex);
+    store__ring_news(self);
+}
+
+static bool failed(struct store *self)
+{
+    return atomic_load(&self->error) != SLUICE_OK;
+}
+
+/* Under the mutex: hands the flush thread its work. What it covers is settled here, by the thread that writes: all that is
+ * readable now is in RocksDB's memory before the flush begins. */
+static void flush_begin(struct store *self)
+{
+    if (self->flush_runs) {
+        self->flush_asked = true;
+        return;
+    }
+    self->flush_asked = false;
+    self->flush_runs = true;
+    self->since_flush = 0;
+    for (struct store_group *group = self->groups; group != NULL; group = group->next)
+        group->flushing = atomic_load(&group->indexed);
+    pthread_cond_signal(&self->flush_wanted);
+}
+
+/* Writes the batch and publishes what is readable now. */
+static void write_batch(struct store *self, uint64_t entries, uint64_t bytes)
+{
+    char *failure = NULL;
+    if (self->touched == NULL)
+        return;
+    for (struct store_group *group = self->touched; group != NULL; group = group->next_touched)
+        store__state_encode(self, group);
+    size_t size;
+    rocksdb_writebatch_data(self->batch, &size);
+    if (!failed(self))
+        rocksdb_write(self->cold.db, self->write_options, self->batch, &failure);
+    rocksdb_writebatch_clear(self->batch);
+    if (failure != NULL)
+        store__fail(self, cold__error("writing", failure));
+
+    pthread_mutex_lock(&self->mutex);
+    self->since_flush += size;
+    while (self->touched != NULL) {
+        struct store_group *group = self->touched;
+        self->touched = group->next_touched;
+        group->touched = false;
+        if (!failed(self)) {
+            atomic_store(&group->indexed, group->written);
+            group->news = true;
+        }
+    }
+    if (self->since_flush >= STORE_FLUSH_BYTES)
+        flush_begin(self);
+    atomic_fetch_sub(&self->behind_entries, entries);
+    atomic_fetch_sub(&self->behind_bytes, bytes);
+    if (self->waiters > 0)
+        pthread_cond_broadcast(&self->progress);
+    pthread_mutex_unlock(&self->mutex);
+    store__ring_news(self);
+}
+
+static void add_entry(struct store *self, struct store_item *item)
+{
+    struct store_group *group = item->group;
+    store__item_encode(self, item);
+    group->written = item->entry.index;
+    group->written_time = item->entry.time;
+    if (!group->touched) {
+        group->touched = true;
+        group->next_touched = self->touched;
+        self->touched = group;
+    }
+}
+
+/* A failed flush leaves the data in memory and RocksDB refusing writes: nothing becomes durable any more. */
+void store__flush_now(struct store *self)
+{
+    char *failure = NULL;
+    if (failed(self))
+        return;
+    rocksdb_flushoptions_t *options = rocksdb_flushoptions_create();
+    rocksdb_flushoptions_set_wait(options, 1);
+    rocksdb_flush(self->cold.db, options, &failure);
+    rocksdb_flushoptions_destroy(options);
+    if (failure != NULL)
+        store__fail(self, cold__error("flushing", failure));
+}
+
+/* Drops all keys of the group: marked as gone durably, then whole files at once, the rest by compactions. */
+static void erase_group(struct store *self, uint32_t group)
+{
+    static const char kinds[] = {'E', 'I', 'S', 'F', 'M'};
+    char *failure = NULL;
+    for (size_t i = 0; i < sizeof(kinds); i++) {
+        cold_key from, to;
+        size_t size = cold__head(from, kinds[i], group);
+        cold__head(to, (char)(kinds[i] + (group == UINT32_MAX)), group + 1);
+        rocksdb_writebatch_delete_range(self->batch, (const char *)from, size, (const char *)to, size);
+    }
+    rocksdb_write(self->cold.db, self->write_options, self->batch, &failure);
+    rocksdb_writebatch_clear(self->batch);
+    if (failure != NULL) {
+        store__fail(self, cold__error("erasing a group", failure));
+        return;
+    }
+    store__flush_now(self);
+    for (size_t i = 0; i < sizeof(kinds) && !failed(self); i++) {
+        cold_key from, to;
+        size_t size = cold__head(from, kinds[i], group);
+        cold__head(to, (char)(kinds[i] + (group == UINT32_MAX)), group + 1);
+        rocksdb_suggest_compact_range(self->cold.db, (const char *)from, size, (const char *)to, size, &failure);
+        if (failure != NULL) {
+            LOG_WARN("store", "group=%u is erased, but its space is not asked back: %s", group, failure);
+            rocksdb_free(failure);
+            failure = NULL;
+        }
+    }
+}
+
+static void control(struct store *self, struct store_item *item)
+{
+    if (item->type == ITEM_ERASE && !failed(self))
+        erase_group(self, item->group->group);
+    pthread_mutex_lock(&self->mutex);
+    if (item->type == ITEM_ERASE) {
+        struct store_group *group = item->group;
+        atomic_store(&group->indexed, 0);
+        group->durable = group->flushing = 0;
+        group->news = false;
+    }
+    if (item->type == ITEM_FLUSH) {
+        atomic_store(&self->flush_queued, false);
+        flush_begin(self);
+    } else {
+        *item->reached = true;
+        pthread_cond_broadcast(&self->progress);
+    }
+    pthread_mutex_unlock(&self->mutex);
+}
+
+/* Takes what is queued, a batch at a time. False once it is told to stop. */
+static bool drain(struct store *self)
+{
+    uint64_t entries = 0, bytes = 0;
+    bool goes_on = true;
+    struct store_item *item;
+    while (goes_on && (item = queue_pop(self->queue)) != NULL) {
+        enum item_type type = item->type;
+        if (type == ITEM_ENTRY) {
+            add_entry(self, item);
+            entries++;
+            bytes += item->cost;
+            store__item_destroy(item);
+        }
+        if (type != ITEM_ENTRY || bytes >= STORE_BATCH_BYTES_MAX || entries >= STORE_BATCH_ENTRIES_MAX) {
+            write_batch(self, entries, bytes);
+            entries = bytes = 0;
+        }
+        if (type == ITEM_STOP)
+            goes_on = false;
+        else if (type != ITEM_ENTRY)
+            control(self, item);
+    }
+    write_batch(self, entries, bytes);
+    return goes_on;
+}
+
+void *store__index_run(void *arg)
+{
+    struct store *self = arg;
+    while (drain(self)) {
+        if (!queue_prepare_sleep(self->queue))
+            continue;
+        struct pollfd bell = {.fd = queue_fd(self->queue), .events = POLLIN};
+        while (poll(&bell, 1, -1) < 0)
+            ASSERT(errno == EINTR);
+        queue_awake(self->queue);
+        const struct timespec gather = {.tv_nsec = STORE_GATHER_NS};
+        nanosleep(&gather, NULL);
+    }
+    return NULL;
+}
+
+void *store__flush_run(void *arg)
+{
+    struct store *self = arg;
+    pthread_mutex_lock(&self->mutex);
+    for (;;) {
+        while (!self->flush_runs && !self->stop)
+            pthread_cond_wait(&self->flush_wanted, &self->mutex);
+        if (!self->flush_runs)
+            break;
+        pthread_mutex_unlock(&self->mutex);
+        store__flush_now(self);
+        pthread_mutex_lock(&self->mutex);
+        self->flush_runs = false;
+        for (struct store_group *group = self->groups; group != NULL && !failed(self); group = group->next)
+            if (group->flushing > group->durable) {
+                group->durable = group->flushing;
+                group->news = true;
+            }
+        if (self->flush_asked && !self->stop)
+            flush_begin(self);
+        pthread_cond_broadcast(&self->progress);
+        store__ring_news(self);
+    }
+    pthread_mutex_unlock(&self->mutex);
+    return NULL;
+}
