@@ -97,5 +97,6 @@ struct map_lambda *map_lambda_find(const struct map *self, const char *name);
 /* The shard of a key in its pool: CRC32C of `token` (the key, or what the affinity regex captured) modulo the number of shards. */
 uint32_t map_shard_of(const struct map_pool *pool, const char *token, size_t size);
 const char *map_pool_kind_name(enum map_pool_kind kind);
+const char *map_pool_state_name(enum map_pool_state state);
 
 #endif
