@@ -1,4 +1,5 @@
-/* The descriptors of api/proto/*.proto (a google.protobuf.FileDescriptorSet), embedded when building: reflection answers from them. */
+/* The descriptors of everything in api/proto (a google.protobuf.FileDescriptorSet), embedded when building: reflection
+ * answers from them. */
 #ifndef SLUICE_DESCRIPTORS_H
 #define SLUICE_DESCRIPTORS_H
 
