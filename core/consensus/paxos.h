@@ -1,12 +1,13 @@
-/* Multi-Paxos over a contiguous log: one group's replica as a pure step function (Lamport, "The Part-Time Parliament" and
- * "Paxos Made Simple"; phase 1 once per ballot for the whole suffix).
+/* Multi-Paxos over a contiguous log: one group's replica as a pure step function (Lamport, "The Part-Time Parliament"
+ * and "Paxos Made Simple"; phase 1 once per ballot for the whole suffix).
  *
- * Pure: reads no clock, opens no socket, takes no lock, allocates nothing. Time is an event's field. The caller carries out
- * the effects in order; an effect that needs the disk names a sequence, and messages that depend on it are only
+ * Pure: reads no clock, opens no socket, takes no lock, allocates nothing. Time is an event's field. The caller carries
+ * out the effects in order; an effect that needs the disk names a sequence, and messages that depend on it are only
  * emitted once the caller has reported PAXOS_EVENT_PERSISTED for it, so "persist before send" cannot be forgotten.
  *
- * Values live with the caller, in a log addressed by index; consensus keeps index, ballot and time of the unstable suffix alone.
- * Writing (0, stable], the caller's log may answer from a store; (stable, last] it must hold in memory. */
+ * Values live with the caller, in a log addressed by index; consensus keeps index, ballot and time of the unstable
+ * suffix alone. Writing (0, stable], the caller's log may answer from a store; (stable, last] it must hold in memory.
+ */
 #ifndef CONSENSUS_PAXOS_H
 #define CONSENSUS_PAXOS_H
 
@@ -16,28 +17,32 @@
 #include "api/sluice_status.h"
 #include "core/consensus/pairs.h"
 
-#define PAXOS_REPLICAS_MAX 7
-#define PAXOS_MESSAGE_ENTRIES_MAX 256  /* entries in one message */
-#define PAXOS_MESSAGE_BYTES_MAX (1u << 20) /* a message carries at least one entry, and further ones up to this */
+#define PAXOS_REPLICAS_MAX        7
+#define PAXOS_MESSAGE_ENTRIES_MAX 256        /* entries in one message */
+#define PAXOS_MESSAGE_BYTES_MAX   (1u << 20) /* a message carries at least one entry, and further ones up to this */
 
 /* A ballot is round << 16 | node; 0 is "none". */
-static inline uint16_t paxos_ballot_node(uint64_t ballot) { return (uint16_t)(ballot & 0xffff); }
+static inline uint16_t paxos_ballot_node(uint64_t ballot)
+{
+    return (uint16_t)(ballot & 0xffff);
+}
 
 struct paxos_slot {
     uint64_t ballot; /* under which the entry was accepted here */
     uint64_t time;   /* HLC given by the leader that first proposed it; survives adoption */
     uint32_t size;   /* bytes of the value, for batching */
     uint32_t flags;
+    uint64_t sequence; /* on disk once the caller has reported this one; 0: it is */
 };
 
 enum paxos_message_type {
-    PAXOS_PREVOTE = 1,       /* would you promise `ballot`? Changes nothing at the receiver */
+    PAXOS_PREVOTE = 1, /* would you promise `ballot`? Changes nothing at the receiver */
     PAXOS_PREVOTE_REPLY,
-    PAXOS_PREPARE,           /* phase 1a: promise `ballot`, report what was accepted from `first` on */
-    PAXOS_PROMISE,           /* phase 1b: entries from `first` on, in pages; `last` says where they end */
-    PAXOS_ACCEPT,            /* phase 2a; with no entries it is a heartbeat or a probe */
-    PAXOS_ACCEPTED,          /* phase 2b, cumulative */
-    PAXOS_REJECT,            /* the receiver has promised `ballot`; the sender's was lower (or a lease runs: granted = false) */
+    PAXOS_PREPARE,  /* phase 1a: promise `ballot`, report what was accepted from `first` on */
+    PAXOS_PROMISE,  /* phase 1b: entries from `first` on, in pages; `last` says where they end */
+    PAXOS_ACCEPT,   /* phase 2a; with no entries it is a heartbeat or a probe */
+    PAXOS_ACCEPTED, /* phase 2b, cumulative */
+    PAXOS_REJECT,   /* the receiver has promised `ballot`; the sender's was lower (or a lease runs: granted = false) */
 };
 
 /* One entry within a message: the slot's facts; the value travels beside it. */
@@ -50,45 +55,47 @@ struct paxos_message_entry {
 
 struct paxos_message {
     uint8_t type;
-    bool granted;             /* PREVOTE_REPLY */
-    bool learner;             /* ACCEPTED: the sender has lost its memory and must not be counted */
+    bool granted; /* PREVOTE_REPLY */
+    bool learner; /* ACCEPTED: the sender has lost its memory and must not be counted */
     uint16_t from;
-    uint32_t entry_count;     /* entries first … first + entry_count - 1 follow */
-    uint64_t epoch;           /* of the group; others are ignored */
+    uint32_t entry_count; /* entries first … first + entry_count - 1 follow */
+    uint64_t epoch;       /* of the group; others are ignored */
     uint64_t ballot;
-    uint64_t first;           /* PREPARE, PROMISE, ACCEPT: index of the first entry; ACCEPT without entries: last + 1 of the leader's view of the receiver */
-    uint64_t last;            /* the sender's last index (PREVOTE, PROMISE, ACCEPT) */
-    uint64_t stable;          /* the sender's stable index */
-    uint64_t received;        /* ACCEPTED: in memory up to here under `ballot` */
-    uint64_t persisted;       /* ACCEPTED: on disk up to here under `ballot` */
-    uint64_t incarnation;     /* of the sender */
-    uint64_t peer_incarnation;/* of the receiver as the sender knows it */
-    uint64_t defections;      /* PROMISE, ACCEPTED: see pairs.h */
-    uint64_t ceiling;         /* PROMISE */
-    uint64_t closed_time;     /* ACCEPT: the leader promises nothing at or below this beyond closed_index */
+    uint64_t first;       /* PREPARE, PROMISE, ACCEPT: index of the first entry; ACCEPT without entries: last + 1 of the
+                             leader's view of the receiver */
+    uint64_t last;        /* the sender's last index (PREVOTE, PROMISE, ACCEPT) */
+    uint64_t stable;      /* the sender's stable index */
+    uint64_t received;    /* ACCEPTED: in memory up to here under `ballot` */
+    uint64_t persisted;   /* ACCEPTED: on disk up to here under `ballot` */
+    uint64_t incarnation; /* of the sender */
+    uint64_t peer_incarnation; /* of the receiver as the sender knows it */
+    uint64_t defections;       /* PROMISE, ACCEPTED: see pairs.h */
+    uint64_t ceiling;          /* PROMISE */
+    uint64_t closed_time;      /* ACCEPT: the leader promises nothing at or below this beyond closed_index */
     uint64_t closed_index;
     struct paxos_message_entry entries[PAXOS_MESSAGE_ENTRIES_MAX];
 };
 
 enum paxos_event_type {
-    PAXOS_EVENT_TICK,        /* time passes, or a peer's state in `pairs` changed */
+    PAXOS_EVENT_TICK, /* time passes, or a peer's state in `pairs` changed */
     PAXOS_EVENT_MESSAGE,
-    PAXOS_EVENT_PROPOSE,     /* leader only: `count` values; refused with AGAIN when the window is full, NOT_LEADER otherwise */
-    PAXOS_EVENT_PERSISTED,   /* everything handed out up to `sequence` is on stable storage */
-    PAXOS_EVENT_CAMPAIGN,    /* stand for election now, for the preferred leader of a new group */
-    PAXOS_EVENT_ADMIT,       /* a replica that had lost its memory is a voter again (the map group said so) */
+    PAXOS_EVENT_PROPOSE,   /* leader only: `count` values; refused with AGAIN when the window is full, NOT_LEADER
+                              otherwise */
+    PAXOS_EVENT_PERSISTED, /* everything handed out up to `sequence` is on stable storage */
+    PAXOS_EVENT_CAMPAIGN,  /* stand for election now, for the preferred leader of a new group */
+    PAXOS_EVENT_ADMIT,     /* a replica that had lost its memory is a voter again (the map group said so) */
 };
 
 struct paxos_proposal {
-    uint64_t time;  /* strictly above paxos_time_floor and rising */
+    uint64_t time; /* strictly above paxos_time_floor and rising */
     uint32_t size;
     uint32_t flags; /* carried unread */
 };
 
 struct paxos_event {
     enum paxos_event_type type;
-    uint64_t now_ns;  /* monotonic */
-    uint64_t time;    /* HLC, for the no-op that opens a ballot */
+    uint64_t now_ns; /* monotonic */
+    uint64_t time;   /* HLC, for the no-op that opens a ballot */
     const struct paxos_message *message;
     const struct paxos_proposal *proposals;
     uint32_t proposal_count; /* at most PAXOS_MESSAGE_ENTRIES_MAX */
@@ -96,16 +103,20 @@ struct paxos_event {
 };
 
 enum paxos_effect_type {
-    PAXOS_EFFECT_STORE,         /* place values [source, source + count) of the event at log[first …]; on disk too if sequence is not 0 */
-    PAXOS_EFFECT_STORE_NOOP,    /* place an empty value at log[first], on disk too */
-    PAXOS_EFFECT_REWRITE,       /* values log[first … first + count) stay, but are now accepted under `ballot`: on disk again */
+    PAXOS_EFFECT_STORE, /* place values [source, source + count) of the event at log[first …]; on disk too if sequence
+                           is not 0 */
+    PAXOS_EFFECT_STORE_NOOP, /* place an empty value at log[first], on disk too */
+    PAXOS_EFFECT_REWRITE, /* values log[first … first + count) stay, but are now accepted under `ballot`: on disk again
+                           */
     PAXOS_EFFECT_PERSIST_PROMISE, /* `ballot` is promised: on disk */
-    PAXOS_EFFECT_SEND,          /* `message` to `node`; its entries' values are log[message.first …] */
-    PAXOS_EFFECT_STABLE,        /* the log is chosen, and durable as the pool promises, up to `first`: apply it */
-    PAXOS_EFFECT_RECEIVED,      /* leader: a quorum has it in memory up to `first` */
-    PAXOS_EFFECT_LEADING,       /* this replica leads under `ballot` and its opening no-op is stable: reads may begin */
-    PAXOS_EFFECT_FOLLOWING,     /* it no longer leads (answer what is in flight with OUTCOME_UNKNOWN), or the leader changed to `node` (0: unknown) */
-    PAXOS_EFFECT_CAUGHT_UP,     /* a replica that had lost its memory holds all that it may ever have acknowledged: ask for ADMIT */
+    PAXOS_EFFECT_SEND,            /* `message` to `node`; its entries' values are log[message.first …] */
+    PAXOS_EFFECT_STABLE,          /* the log is chosen, and durable as the pool promises, up to `first`: apply it */
+    PAXOS_EFFECT_RECEIVED,        /* leader: a quorum has it in memory up to `first` */
+    PAXOS_EFFECT_LEADING,   /* this replica leads under `ballot` and its opening no-op is stable: reads may begin */
+    PAXOS_EFFECT_FOLLOWING, /* it no longer leads (answer what is in flight with OUTCOME_UNKNOWN), or the leader changed
+                               to `node` (0: unknown) */
+    PAXOS_EFFECT_CAUGHT_UP, /* a replica that had lost its memory holds all that it may ever have acknowledged: ask for
+                               ADMIT */
 };
 
 struct paxos_effect {
@@ -115,11 +126,11 @@ struct paxos_effect {
     uint32_t count;
     uint64_t first;
     uint64_t ballot;
-    uint64_t sequence;       /* for the disk; rises by one with each effect that needs it; 0 where none is needed */
-    uint32_t message;        /* SEND: index into paxos_effects.messages */
+    uint64_t sequence; /* for the disk; rises by one with each effect that needs it; 0 where none is needed */
+    uint32_t message;  /* SEND: index into paxos_effects.messages */
 };
 
-#define PAXOS_EFFECTS_MAX 64
+#define PAXOS_EFFECTS_MAX         64
 #define PAXOS_EFFECT_MESSAGES_MAX 16
 struct paxos_effects {
     uint32_t count;
@@ -133,97 +144,113 @@ struct paxos_options {
     uint64_t epoch;
     uint16_t replicas[PAXOS_REPLICAS_MAX];
     uint32_t replica_count;
-    uint16_t preferred;             /* who campaigns first in a group that never had a ballot */
-    bool memory_only;               /* volatile pool: entries count when received, only promises go to disk */
-    bool amnesiac;                  /* memory_only, restarted: a learner until ADMIT */
-    uint64_t election_ns;           /* base of the randomised election time-out, 150 ms */
-    uint64_t resend_ns;             /* an unacknowledged suffix is sent again after this, 50 ms */
-    uint32_t window;                /* slots: entries that may be unstable at once; a power of two */
-    uint32_t follower_bytes_max;    /* unacknowledged bytes per follower; beyond, it is fed at the pace of its acknowledgements */
-    uint64_t seed;                  /* for election time-outs */
+    uint16_t preferred;          /* who campaigns first in a group that never had a ballot */
+    bool memory_only;            /* volatile pool: entries count when received, only promises go to disk */
+    bool amnesiac;               /* memory_only, restarted: a learner until ADMIT */
+    uint64_t election_ns;        /* base of the randomised election time-out, 150 ms */
+    uint64_t resend_ns;          /* an unacknowledged suffix is sent again after this, 50 ms */
+    uint32_t window;             /* slots: entries that may be unstable at once; a power of two */
+    uint32_t follower_bytes_max; /* unacknowledged bytes per follower; beyond, it is fed at the pace of its
+                                    acknowledgements */
+    uint64_t seed;               /* for election time-outs */
 };
 
 /* What was on disk at start. */
 struct paxos_recovered {
     uint64_t promised;
-    uint64_t stable;               /* known chosen (what the store has applied) */
-    uint64_t last;                 /* stable <= last; slots for (stable, last] are given to paxos_recover_slot */
-    uint64_t stable_time;          /* HLC of the stable entry */
+    uint64_t stable;      /* known chosen (what the store has applied) */
+    uint64_t last;        /* stable <= last; slots for (stable, last] are given to paxos_recover_slot */
+    uint64_t stable_time; /* HLC of the stable entry */
 };
 
 struct paxos_follower {
-    uint64_t next;        /* match < next */
-    uint64_t match;       /* persisted (memory_only: received) under our ballot; 0 <= match < next */
+    uint64_t next;  /* match < next */
+    uint64_t match; /* persisted (memory_only: received) under our ballot; 0 <= match < next */
     uint64_t received;
-    uint64_t sent_ns;     /* last progress or send */
+    uint64_t sent_ns;     /* of the last ACCEPT */
+    uint64_t sent_stable; /* the stable index that it was told last */
     uint64_t incarnation;
-    uint64_t defections;  /* with its latest acknowledgement of our ballot */
-    bool acknowledged;    /* it acknowledged our ballot */
+    uint64_t defections; /* with its latest acknowledgement of our ballot */
+    bool acknowledged;   /* it acknowledged our ballot */
     bool learner;
-    bool probing;         /* next is a guess */
+    bool probing; /* next is a guess */
 };
 
 enum paxos_role { PAXOS_FOLLOWER, PAXOS_PRECANDIDATE, PAXOS_CANDIDATE, PAXOS_LEADER };
 
 struct paxos {
     struct paxos_options options;
-    struct pairs *pairs;            /* shared by the node's groups */
-    struct paxos_slot *slots;       /* caller's memory, options.window of them */
+    struct pairs *pairs;      /* shared by the node's groups */
+    struct paxos_slot *slots; /* caller's memory, options.window of them */
     enum paxos_role role;
-    uint64_t promised;              /* promised >= any ballot accepted */
+    uint64_t promised; /* promised >= any ballot accepted */
     uint64_t promised_durable;
-    uint64_t ballot;                /* candidate or leader: ours; follower: the one that `match` speaks of */
-    uint16_t leader;                /* 0 unknown */
+    uint64_t ballot; /* candidate or leader: ours; follower: the one that `match` speaks of */
+    uint16_t leader; /* 0 unknown */
     uint64_t leader_incarnation;
-    uint64_t stable;                /* 0 <= stable <= last */
+    uint64_t stable; /* 0 <= stable <= last */
     uint64_t last;
-    uint64_t last_time;             /* highest HLC in the log */
-    uint64_t time_floor;            /* a leader's next time is above this: last_time, ceilings, closed time */
-    uint64_t match;                 /* follower: chosen, or accepted under `ballot`, up to here */
+    uint64_t last_time;  /* highest HLC in the log */
+    uint64_t time_floor; /* a leader's next time is above this: last_time, ceilings, closed time */
+    uint64_t match;      /* follower: chosen, or accepted under `ballot`, up to here */
     uint64_t match_durable;
-    uint64_t opened;                /* leader: index of its no-op */
-    bool leading;                   /* LEADING was emitted */
-    uint64_t sequence;              /* disk sequences handed out */
+    uint64_t opened;   /* leader: index of its no-op */
+    bool leading;      /* LEADING was emitted */
+    uint64_t sequence; /* disk sequences handed out */
     uint64_t sequence_durable;
-    uint64_t closed_time;           /* 0 none */
+    uint64_t closed_time; /* 0 none */
     uint64_t closed_index;
     uint64_t closed_ballot;
     uint64_t election_at_ns;
-    uint64_t quorum_lost_ns;        /* leader: since when no quorum was heard; 0 heard */
+    uint64_t quorum_lost_ns; /* leader: since when no quorum was heard; 0 heard */
     uint64_t random;
-    uint64_t highest_seen;          /* ballot */
+    uint64_t highest_seen; /* ballot */
     struct paxos_follower followers[PAXOS_REPLICAS_MAX];
-    /* The developer of paxos.c adds what elections and durability tracking need below. */
+    uint64_t standing;             /* ballot asked for in a pre-vote */
+    uint64_t promise_sequence;     /* of the latest PERSIST_PROMISE */
+    uint64_t promise_acknowledged; /* follower: durable promise at the time of the last ACCEPTED */
+    uint16_t promise_to;           /* whom to send a PROMISE once it is durable; 0 nobody */
+    uint64_t promise_first;
     struct {
-        bool answered, complete;
-        uint64_t next, last;
+        bool complete;
+        uint64_t next; /* candidate: the next index to ask for */
     } votes[PAXOS_REPLICAS_MAX];
 };
 
 /* `slots` holds options->window items and outlives self. SLUICE_INVALID for impossible options. */
-enum sluice_status paxos_init(struct paxos *self, const struct paxos_options *options, struct pairs *pairs, struct paxos_slot *slots,
-                              const struct paxos_recovered *recovered, uint64_t now_ns) SLUICE_MUST_CHECK;
-/* After init, before the first step: the facts of entry `index`, which is on disk; called for each of (stable, last] in order. */
+enum sluice_status paxos_init(struct paxos *self, const struct paxos_options *options, struct pairs *pairs,
+                              struct paxos_slot *slots, const struct paxos_recovered *recovered,
+                              uint64_t now_ns) SLUICE_MUST_CHECK;
+/* After init, before the first step: the facts of entry `index`, which is on disk; called for each of (stable, last] in
+ * order. */
 void paxos_recover_slot(struct paxos *self, uint64_t index, const struct paxos_slot *slot);
 
-/* One event in, effects out (cleared first). Errors: INVALID (a message that no correct peer sends), NOT_LEADER, AGAIN. Nothing changed then. */
-enum sluice_status paxos_step(struct paxos *self, const struct paxos_event *event, struct paxos_effects *effects) SLUICE_MUST_CHECK;
+/* One event in, effects out (cleared first). Errors: INVALID (a message that no correct peer sends), NOT_LEADER, AGAIN.
+ * Nothing changed then. */
+enum sluice_status paxos_step(struct paxos *self, const struct paxos_event *event,
+                              struct paxos_effects *effects) SLUICE_MUST_CHECK;
 
-/* When the next TICK is due at the latest (monotonic). Idle groups are driven by pairs alone and answer far in the future. */
+/* When the next TICK is due at the latest (monotonic). Idle groups are driven by pairs alone and answer far in the
+ * future. */
 uint64_t paxos_next_tick_ns(const struct paxos *self);
 
-/* Does this replica lead and hold a lease of a quorum at `now_ns`, so that its applied state answers linearizable reads? */
+/* Does this replica lead and hold a lease of a quorum at `now_ns`, so that its applied state answers linearizable
+ * reads? */
 bool paxos_lease_valid(const struct paxos *self, uint64_t now_ns);
 /* Times of proposals must be above this. */
 uint64_t paxos_time_floor(const struct paxos *self);
-/* Leader: closes time as far as min(`time`, ceiling held by a quorum) allows and returns it; closed_index tells up to where a replica must be
- * stable to serve it. Returns the former closed time when nothing can be closed. Never goes back. */
+/* Leader: closes time as far as min(`time`, ceiling held by a quorum) allows and returns it; closed_index tells up to
+ * where a replica must be stable to serve it. Returns the former closed time when nothing can be closed. Never goes
+ * back. */
 uint64_t paxos_close_time(struct paxos *self, uint64_t time);
 /* Room left in the window: how many values may be proposed now. 0 when not leading. */
 uint32_t paxos_room(const struct paxos *self);
 
 /* Quorum arithmetic as pure functions (quorum.c): the highest value that at least a majority of `count` reaches. */
 uint64_t quorum_reached(const uint64_t *values, uint32_t count);
-static inline uint32_t quorum_size(uint32_t replicas) { return replicas / 2 + 1; }
+static inline uint32_t quorum_size(uint32_t replicas)
+{
+    return replicas / 2 + 1;
+}
 
 #endif

@@ -112,6 +112,7 @@ static void effect_send(struct replica *self, uint16_t node, const struct paxos_
     struct entry entries[PAXOS_MESSAGE_ENTRIES_MAX];
     unsigned count = 2;
     uint32_t gathered = 0;
+    uint64_t bytes = 0;
     peer_paxos_write(message, &body);
     for (; gathered < message->entry_count; gathered++) {
         struct entry *entry = &entries[gathered];
@@ -119,6 +120,12 @@ static void effect_send(struct replica *self, uint16_t node, const struct paxos_
         if (status != SLUICE_OK) {
             LOG_WARN("shard", "group=%u cannot send revision %llu to node %u: %s", self->group,
                      (unsigned long long)(message->first + gathered), node, sluice_status_text(status));
+            break;
+        }
+        /* Consensus does not know the sizes of what is stable; a page that is cut short is still a true page. */
+        bytes += entry->body == NULL ? 0 : entry->body->size;
+        if (gathered > 0 && bytes > PAXOS_MESSAGE_BYTES_MAX) {
+            buf_unref(entry->body);
             break;
         }
         entry->ballot = message->entries[gathered].ballot;
@@ -134,7 +141,7 @@ static void effect_send(struct replica *self, uint16_t node, const struct paxos_
     body.entry_count = gathered;
     parts[0] = (struct slice){&header, sizeof(header)};
     parts[1] = (struct slice){&body, sizeof(body)};
-    /* A page of a promise that is cut short is still a true page; an ACCEPT that lost its first value says nothing. */
+    /* A message that lost its first value says nothing. */
     if (gathered > 0 || message->entry_count == 0) {
         self->host->figures.peer_messages++;
         self->host->env.send_peer(self->host->env.arg, node, parts, count);

@@ -1,0 +1,304 @@
+#include "core/consensus/paxos.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "core/consensus/paxos__.h"
+
+struct paxos_slot *paxos__slot(const struct paxos *self, uint64_t index)
+{
+    return &self->slots[index & (self->options.window - 1)];
+}
+
+uint32_t paxos__replica(const struct paxos *self, uint16_t node)
+{
+    for (uint32_t i = 0; i < self->options.replica_count; i++)
+        if (self->options.replicas[i] == node)
+            return i;
+    return REPLICA_NONE;
+}
+
+struct paxos_effect *paxos__effect(struct step *step, enum paxos_effect_type type)
+{
+    ASSERT(step->effects->count < PAXOS_EFFECTS_MAX);
+    struct paxos_effect *effect = &step->effects->items[step->effects->count++];
+    memset(effect, 0, sizeof(*effect));
+    effect->type = type;
+    return effect;
+}
+
+struct paxos_message *paxos__send(struct step *step, uint16_t node, enum paxos_message_type type, uint64_t ballot)
+{
+    struct paxos *self = step->self;
+    ASSERT(step->effects->message_count < PAXOS_EFFECT_MESSAGES_MAX);
+    struct paxos_effect *effect = paxos__effect(step, PAXOS_EFFECT_SEND);
+    effect->node = node;
+    effect->message = step->effects->message_count++;
+    struct paxos_message *message = &step->effects->messages[effect->message];
+    memset(message, 0, offsetof(struct paxos_message, entries));
+    message->type = (uint8_t)type;
+    message->from = self->options.node;
+    message->epoch = self->options.epoch;
+    message->ballot = ballot;
+    message->last = self->last;
+    message->stable = self->stable;
+    message->incarnation = self->pairs->options.incarnation;
+    message->peer_incarnation = self->pairs->peers[node].incarnation;
+    return message;
+}
+
+uint64_t paxos__random(struct paxos *self, uint64_t bound)
+{
+    /* xorshift64: enough to keep rivals apart, and repeatable. */
+    self->random ^= self->random << 13;
+    self->random ^= self->random >> 7;
+    self->random ^= self->random << 17;
+    return bound == 0 ? 0 : self->random % bound;
+}
+
+void paxos__note_time(struct paxos *self, uint64_t time)
+{
+    if (time > self->last_time)
+        self->last_time = time;
+    if (time > self->time_floor)
+        self->time_floor = time;
+}
+
+void paxos__stable(struct step *step, uint64_t index)
+{
+    struct paxos *self = step->self;
+    ASSERT(index <= self->last && index <= self->match);
+    if (index <= self->stable)
+        return;
+    self->stable = index;
+    paxos__effect(step, PAXOS_EFFECT_STABLE)->first = index;
+}
+
+bool paxos__advance_durable(struct paxos *self)
+{
+    uint64_t before = self->match_durable;
+    if (self->options.memory_only) {
+        self->match_durable = self->match;
+        return self->match_durable != before;
+    }
+    while (self->match_durable < self->match &&
+           paxos__slot(self, self->match_durable + 1)->sequence <= self->sequence_durable)
+        self->match_durable++;
+    return self->match_durable != before;
+}
+
+uint64_t paxos__index_max(const struct paxos *self)
+{
+    uint64_t low = self->match_durable < self->stable ? self->match_durable : self->stable;
+    return low + self->options.window;
+}
+
+enum sluice_status paxos_init(struct paxos *self, const struct paxos_options *options, struct pairs *pairs,
+                              struct paxos_slot *slots, const struct paxos_recovered *recovered, uint64_t now_ns)
+{
+    memset(self, 0, sizeof(*self));
+    bool power = options->window >= 2 && (options->window & (options->window - 1)) == 0;
+    if (options->replica_count == 0 || options->replica_count > PAXOS_REPLICAS_MAX || !power ||
+        recovered->stable > recovered->last || recovered->last - recovered->stable > options->window)
+        return SLUICE_INVALID;
+    self->options = *options;
+    self->pairs = pairs;
+    self->slots = slots;
+    if (paxos__replica(self, options->node) == REPLICA_NONE)
+        return SLUICE_INVALID;
+    memset(slots, 0, options->window * sizeof(*slots));
+    self->promised = self->promised_durable = recovered->promised;
+    self->highest_seen = recovered->promised;
+    self->stable = recovered->stable;
+    self->last = recovered->last;
+    self->match = self->match_durable = recovered->stable;
+    paxos__note_time(self, recovered->stable_time);
+    self->random = options->seed | 1;
+    bool first = recovered->promised == 0 && options->preferred == options->node;
+    election__timer(self, now_ns, first || options->replica_count == 1 ? 0 : options->election_ns);
+    if (first || options->replica_count == 1)
+        self->election_at_ns = now_ns;
+    return SLUICE_OK;
+}
+
+void paxos_recover_slot(struct paxos *self, uint64_t index, const struct paxos_slot *slot)
+{
+    ASSERT(index > self->stable && index <= self->last);
+    *paxos__slot(self, index) = *slot;
+    paxos__slot(self, index)->sequence = 0;
+    if (slot->time > self->last_time)
+        paxos__note_time(self, slot->time);
+}
+
+/* What no correct replica of this group sends. */
+static bool message_possible(const struct paxos *self, const struct paxos_message *message)
+{
+    if (paxos__replica(self, message->from) == REPLICA_NONE || message->from == self->options.node)
+        return false;
+    if (message->entry_count > PAXOS_MESSAGE_ENTRIES_MAX || message->ballot == UINT64_MAX || message->incarnation == 0)
+        return false;
+    if (message->first > UINT64_MAX - PAXOS_MESSAGE_ENTRIES_MAX)
+        return false;
+    switch (message->type) {
+    case PAXOS_PREVOTE:
+    case PAXOS_PREPARE:
+        return paxos_ballot_node(message->ballot) == message->from && message->entry_count == 0;
+    case PAXOS_ACCEPT:
+        for (uint32_t i = 0; i < message->entry_count; i++)
+            if (message->entries[i].ballot != message->ballot)
+                return false;
+        return paxos_ballot_node(message->ballot) == message->from && message->first > 0;
+    case PAXOS_PROMISE:
+        for (uint32_t i = 0; i < message->entry_count; i++)
+            if (message->entries[i].ballot >= message->ballot && message->entries[i].ballot != UINT64_MAX)
+                return false;
+        return message->first > 0 && paxos_ballot_node(message->ballot) == self->options.node;
+    case PAXOS_ACCEPTED:
+        return paxos_ballot_node(message->ballot) == self->options.node && message->persisted <= message->received;
+    case PAXOS_PREVOTE_REPLY:
+    case PAXOS_REJECT:
+        return message->entry_count == 0;
+    default:
+        return false;
+    }
+}
+
+static enum sluice_status receive(struct step *step)
+{
+    struct paxos *self = step->self;
+    const struct paxos_message *message = step->event->message;
+    if (message->epoch != self->options.epoch)
+        return SLUICE_OK;
+    if (!message_possible(self, message))
+        return SLUICE_INVALID;
+    if (message->incarnation < self->pairs->peers[message->from].incarnation)
+        return SLUICE_OK; /* of a process that is no more */
+    if (message->ballot > self->highest_seen)
+        self->highest_seen = message->ballot;
+    switch (message->type) {
+    case PAXOS_PREVOTE:
+        election__prevote(step, message);
+        break;
+    case PAXOS_PREVOTE_REPLY:
+        election__prevote_reply(step, message);
+        break;
+    case PAXOS_PREPARE:
+        election__prepare(step, message);
+        break;
+    case PAXOS_PROMISE:
+        election__promise(step, message);
+        break;
+    case PAXOS_ACCEPT:
+        follower__accept(step, message);
+        break;
+    case PAXOS_ACCEPTED:
+        leader__accepted(step, message);
+        break;
+    default:
+        if (message->ballot > self->ballot && self->role != PAXOS_FOLLOWER)
+            election__step_down(step, message->ballot);
+        break;
+    }
+    return SLUICE_OK;
+}
+
+enum sluice_status paxos_step(struct paxos *self, const struct paxos_event *event, struct paxos_effects *effects)
+{
+    struct step step = {.self = self, .event = event, .effects = effects, .now = event->now_ns};
+    effects->count = 0;
+    effects->message_count = 0;
+    switch (event->type) {
+    case PAXOS_EVENT_TICK:
+        if (self->role == PAXOS_LEADER)
+            leader__tick(&step);
+        else
+            election__tick(&step);
+        return SLUICE_OK;
+    case PAXOS_EVENT_MESSAGE:
+        return receive(&step);
+    case PAXOS_EVENT_PROPOSE:
+        return leader__propose(&step);
+    case PAXOS_EVENT_PERSISTED:
+        if (event->sequence > self->sequence_durable)
+            self->sequence_durable = event->sequence;
+        election__persisted(&step);
+        if (self->role == PAXOS_LEADER)
+            leader__persisted(&step);
+        else
+            follower__persisted(&step);
+        return SLUICE_OK;
+    case PAXOS_EVENT_CAMPAIGN:
+        if (self->role == PAXOS_FOLLOWER && !self->options.amnesiac)
+            election__start(&step);
+        return SLUICE_OK;
+    case PAXOS_EVENT_ADMIT:
+        self->options.amnesiac = false;
+        return SLUICE_OK;
+    }
+    return SLUICE_INVALID;
+}
+
+uint64_t paxos_next_tick_ns(const struct paxos *self)
+{
+    if (self->role == PAXOS_LEADER)
+        return leader__next_tick(self);
+    return self->election_at_ns == 0 ? UINT64_MAX : self->election_at_ns;
+}
+
+/* Does the voter's latest word still speak of our ballot? See pairs.h. */
+static bool counts(const struct paxos *self, uint32_t replica)
+{
+    const struct paxos_follower *follower = &self->followers[replica];
+    const struct pairs_peer *peer = &self->pairs->peers[self->options.replicas[replica]];
+    return follower->acknowledged && !follower->learner && follower->incarnation == peer->incarnation &&
+           follower->defections == peer->their_defections;
+}
+
+bool paxos_lease_valid(const struct paxos *self, uint64_t now_ns)
+{
+    uint32_t held = 0;
+    if (self->role != PAXOS_LEADER || !self->leading)
+        return false;
+    for (uint32_t i = 0; i < self->options.replica_count; i++) {
+        uint16_t node = self->options.replicas[i];
+        held += node == self->options.node || (counts(self, i) && now_ns < self->pairs->peers[node].lease_until_ns);
+    }
+    return held >= quorum_size(self->options.replica_count);
+}
+
+uint64_t paxos_time_floor(const struct paxos *self)
+{
+    return self->time_floor;
+}
+
+uint64_t paxos_close_time(struct paxos *self, uint64_t time)
+{
+    uint64_t ceilings[PAXOS_REPLICAS_MAX] = {0};
+    if (self->role != PAXOS_LEADER || !self->leading)
+        return self->closed_time;
+    for (uint32_t i = 0; i < self->options.replica_count; i++) {
+        uint16_t node = self->options.replicas[i];
+        if (node == self->options.node)
+            ceilings[i] = self->pairs->ceiling_own_durable;
+        else if (counts(self, i))
+            ceilings[i] = self->pairs->peers[node].their_ceiling;
+    }
+    uint64_t ceiling = quorum_reached(ceilings, self->options.replica_count);
+    uint64_t closable = time < ceiling ? time : ceiling;
+    if (closable > self->closed_time) {
+        self->closed_time = closable;
+        self->closed_index = self->last;
+        self->closed_ballot = self->ballot;
+        if (closable > self->time_floor)
+            self->time_floor = closable;
+    }
+    return self->closed_time;
+}
+
+uint32_t paxos_room(const struct paxos *self)
+{
+    if (self->role != PAXOS_LEADER)
+        return 0;
+    uint64_t max = paxos__index_max(self);
+    return max > self->last ? (uint32_t)(max - self->last) : 0;
+}

@@ -1,0 +1,60 @@
+/* What the files of this folder share. */
+#ifndef CONSENSUS_PAXOS_INTERNAL_H
+#define CONSENSUS_PAXOS_INTERNAL_H
+
+#include "core/base/panic.h"
+#include "core/consensus/paxos.h"
+
+/* One step under way. */
+struct step {
+    struct paxos *self;
+    const struct paxos_event *event;
+    struct paxos_effects *effects;
+    uint64_t now;
+};
+
+#define REPLICA_NONE UINT32_MAX
+
+struct paxos_slot *paxos__slot(const struct paxos *self, uint64_t index);
+uint32_t paxos__replica(const struct paxos *self, uint16_t node);
+struct paxos_effect *paxos__effect(struct step *step, enum paxos_effect_type type);
+/* A message to `node` with the sender's facts filled in. */
+struct paxos_message *paxos__send(struct step *step, uint16_t node, enum paxos_message_type type, uint64_t ballot);
+uint64_t paxos__random(struct paxos *self, uint64_t bound);
+void paxos__note_time(struct paxos *self, uint64_t time);
+/* stable rises to `index`. */
+void paxos__stable(struct step *step, uint64_t index);
+/* How far the log is on disk under the ballot that `match` speaks of. True when it moved. */
+bool paxos__advance_durable(struct paxos *self);
+/* The highest index that the ring has room for. */
+uint64_t paxos__index_max(const struct paxos *self);
+
+/* election.c */
+void election__timer(struct paxos *self, uint64_t now, uint64_t base);
+void election__tick(struct step *step);
+void election__start(struct step *step);
+void election__prevote(struct step *step, const struct paxos_message *message);
+void election__prevote_reply(struct step *step, const struct paxos_message *message);
+void election__prepare(struct step *step, const struct paxos_message *message);
+void election__promise(struct step *step, const struct paxos_message *message);
+void election__persisted(struct step *step);
+/* Gives up leading or standing; `ballot` was seen above ours. */
+void election__step_down(struct step *step, uint64_t ballot);
+/* Phase 1a under `standing`. */
+void election__stand(struct step *step);
+/* Moves to a ballot of another node: promised, on disk, and counted as a defection from the former owner. */
+void election__leave_for(struct step *step, uint64_t ballot);
+
+/* leader.c */
+void leader__begin(struct step *step);
+void leader__tick(struct step *step);
+enum sluice_status leader__propose(struct step *step);
+void leader__accepted(struct step *step, const struct paxos_message *message);
+void leader__persisted(struct step *step);
+uint64_t leader__next_tick(const struct paxos *self);
+
+/* follower.c */
+void follower__accept(struct step *step, const struct paxos_message *message);
+void follower__persisted(struct step *step);
+
+#endif
