@@ -71,7 +71,9 @@ struct sluice_host {
     /* Within initialize: says in words why it fails; shown to whoever uploads. */
     void (*error)(const struct sluice_host *host, const char *format, ...);
 
-    /* Within a callback. All reads answer as of the event's time, unless told otherwise. */
+    /* Within a callback. All reads answer as of the event's time, unless told otherwise: a version that came later is not found, a time
+     * that lies later is invalid, so that a run that is repeated reads the same. A deleted object is not found; `out` then holds its tombstone
+     * (`deleted`, `version`), else zeros. */
     int (*get)(struct sluice_context *context, const char *key, struct sluice_lambda_object *out);
     int (*get_version)(struct sluice_context *context, const char *key, uint64_t version, struct sluice_lambda_object *out);
     int (*get_at)(struct sluice_context *context, const char *key, uint64_t time_ns, struct sluice_lambda_object *out);
@@ -92,10 +94,20 @@ struct sluice_host {
     void (*fail)(struct sluice_context *context, const char *format, ...);
 };
 
+/* What is declared below is exported even where a lambda hides its symbols by default. */
+#ifdef __GNUC__
+#define SLUICE_LAMBDA_EXPORT __attribute__((visibility("default")))
+#else
+#define SLUICE_LAMBDA_EXPORT
+#endif
+
 /* Exported by every lambda. `config_json` is the manifest's `config` ("{}" without one). `*state` is handed to shutdown. Return 0, or anything else to refuse. */
-int sluice_lambda_initialize(const struct sluice_host *host, const char *config_json, void **state);
+SLUICE_LAMBDA_EXPORT int sluice_lambda_initialize(const struct sluice_host *host, const char *config_json, void **state);
 /* Optional: the lambda is being unloaded; no callback runs any more. */
-void sluice_lambda_shutdown(void *state);
+SLUICE_LAMBDA_EXPORT void sluice_lambda_shutdown(void *state);
+/* Optional: `const uint32_t sluice_lambda_abi = SLUICE_LAMBDA_ABI;` lets a store that is older than the header say so, instead of
+ * handing over an interface that lacks the end. */
+SLUICE_LAMBDA_EXPORT extern const uint32_t sluice_lambda_abi;
 
 #ifdef __cplusplus
 }

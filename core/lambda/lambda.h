@@ -80,7 +80,8 @@ struct lambda_write {
     uint64_t value_size;
 };
 
-/* Borrowed object; false stops. */
+/* The object's owner passes to the visitor, where there is one; without one all is borrowed during the call. False
+ * stops. */
 typedef bool (*lambda_visit)(void *arg, const struct lambda_object *object);
 
 /* Synchronous, any thread but the reactor, several at a time. They return by the call's deadline. Pointers given are
@@ -148,7 +149,8 @@ void lambda_host_destroy(struct lambda_host *self);
  * the call. */
 enum sluice_status lambda_host_apply_map(struct lambda_host *self, const struct map *map) SLUICE_MUST_CHECK;
 
-/* Calls back for each active lambda; its reference is the host's: take one with lambda_ref to keep it. Any thread. */
+/* Calls back for each active lambda under a lock of the host: the callback may call lambda_ref (to keep it), name,
+ * version and match, and lambda_feed_start. Any thread. */
 void lambda_host_each(struct lambda_host *self, void (*each)(void *arg, struct lambda *lambda), void *arg);
 struct lambda *lambda_ref(struct lambda *self);
 /* It is unloaded when the host has let go of it and the last reference is gone. */

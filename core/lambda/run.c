@@ -1,0 +1,354 @@
+/* One event in a worker's hands: the callbacks, then what they wrote, then what becomes of it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/lambda/lambda__.h"
+
+enum outcome {
+    OUTCOME_DONE,
+    OUTCOME_FAILED,  /* the callbacks; to be tried again, or parked */
+    OUTCOME_UNSENT,  /* an effect; to be sent again */
+    OUTCOME_DISCARD, /* the feed was stopped */
+};
+
+uint64_t lambda__client(const char *lambda, uint32_t shard, uint64_t epoch)
+{
+    uint8_t tail[13] = {0};
+    for (unsigned i = 0; i < 4; i++)
+        tail[1 + i] = (uint8_t)(shard >> (8 * i));
+    for (unsigned i = 0; i < 8; i++)
+        tail[5 + i] = (uint8_t)(epoch >> (8 * i));
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (const char *at = lambda; *at != '\0'; at++)
+        hash = (hash ^ (uint8_t)*at) * UINT64_C(0x100000001b3);
+    for (size_t i = 0; i < sizeof(tail); i++)
+        hash = (hash ^ tail[i]) * UINT64_C(0x100000001b3);
+    hash = (hash ^ (hash >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    hash = (hash ^ (hash >> 27)) * UINT64_C(0x94d049bb133111eb);
+    hash ^= hash >> 31;
+    return hash == 0 ? 1 : hash;
+}
+
+/* --- The callbacks --------------------------------------------------------------------------------------------------
+ */
+
+void lambda__run_begin(struct lambda_host *host, struct lambda__run *run, struct lambda__event *event)
+{
+    struct lambda_feed *feed = event->item.feed;
+    *run = (struct lambda__run){.event = event, .feed = feed};
+    run->started_ns = clock_monotonic_ns();
+    if (host->keeper_until_ns > run->started_ns + LAMBDA__TICK_NS)
+        lambda__keeper_wake(host);
+    if (event->sending || atomic_load(&feed->stopped))
+        return;
+    run->listed = true;
+    run->next = host->runs;
+    if (host->runs != NULL)
+        host->runs->previous = run;
+    host->runs = run;
+    event->attempts++;
+    feed->lambda->slot->statistics.runs++;
+}
+
+static void run_unlist(struct lambda_host *host, struct lambda__run *run)
+{
+    if (run->previous != NULL)
+        run->previous->next = run->next;
+    else
+        host->runs = run->next;
+    if (run->next != NULL)
+        run->next->previous = run->previous;
+    run->listed = false;
+}
+
+/* All watches that match run as one. On success the effects are the event's, unless the run was abandoned meanwhile. */
+static bool call(struct lambda_host *host, struct lambda__run *run, struct sluice_context *context)
+{
+    struct lambda__event *event = run->event;
+    struct lambda_feed *feed = run->feed;
+    const struct sluice_event view = {
+        .size = sizeof(view),
+        .attempt = event->attempts,
+        .object =
+            {
+                .key = lambda__event_key(event),
+                .content_type = lambda__event_content_type(event),
+                .value = event->value,
+                .size = event->value_size,
+                .version = event->version,
+                .revision = event->revision,
+                .time_ns = event->time,
+                .object_time_ns = event->object_time,
+                .shard = feed->shard,
+                .deleted = event->deleted,
+            },
+    };
+    *context = (struct sluice_context){
+        .host = host,
+        .feed = feed,
+        .event = &view,
+        .call = {.lambda = lambda_name(feed->lambda),
+                 .shard = feed->shard,
+                 .epoch = feed->epoch,
+                 .at = event->time,
+                 .deadline_ns = run->started_ns + host->options.deadline_ns},
+    };
+    const struct lambda__library *library = &feed->lambda->library;
+    for (size_t i = 0; i < library->watch_count; i++) {
+        const struct lambda__watch *watch = &library->watches[i];
+        if (!pattern_match(watch->pattern, view.object.key, event->key_size))
+            continue;
+        int result = watch->callback(context, &view, watch->closure);
+        if (result != 0) {
+            if (context->error[0] == '\0')
+                snprintf(context->error, sizeof(context->error), "the callback returned %d", result);
+            return false;
+        }
+    }
+    uint64_t took = clock_monotonic_ns() - run->started_ns;
+    if (took <= host->options.deadline_ns)
+        return true;
+    snprintf(context->error, sizeof(context->error), "it took %.3f s; the deadline is %.3f s",
+             (double)took / (double)NS_PER_S, (double)host->options.deadline_ns / (double)NS_PER_S);
+    return false;
+}
+
+void lambda__run_abandon(struct lambda_host *host, struct lambda__run *run)
+{
+    struct lambda__event *event = run->event;
+    struct lambda_feed *feed = run->feed;
+    char error[LAMBDA__ERROR_BYTES];
+    snprintf(error, sizeof(error),
+             "it has not returned after %.3f s; code in this process can't be stopped, so its thread is lost until it "
+             "returns",
+             (double)(clock_monotonic_ns() - run->started_ns) / (double)NS_PER_S);
+    run->abandoned = true;
+    feed->abandoned++;
+    feed->held--;
+    feed->lambda->running--;
+    host->held--;
+    feed->lambda->slot->statistics.failures++;
+    host->threads_stuck++;
+    if (atomic_load(&feed->stopped)) {
+        lambda__event_discard(event);
+    } else {
+        feed->lambda->slot->statistics.parked++;
+        lambda__park_note(feed->lambda->slot, event, feed->shard, error);
+        if (event->revision > feed->done)
+            feed->done = event->revision;
+        lambda__event_remove(event);
+    }
+    lambda__log(feed->lambda->slot, "run on %s version %llu is parked: %s", lambda__event_key(event),
+                (unsigned long long)event->version, error);
+    lambda__feed_settle(feed);
+}
+
+/* --- Effects --------------------------------------------------------------------------------------------------------
+ */
+
+/* Would the same request be refused for ever? Then it is reported; anything else is a matter of time. */
+static bool refused(enum sluice_status status)
+{
+    switch (status) {
+    case SLUICE_INVALID:
+    case SLUICE_UNAUTHENTICATED:
+    case SLUICE_FORBIDDEN:
+    case SLUICE_NOT_FOUND:
+    case SLUICE_DELETED:
+    case SLUICE_METHOD_NOT_ALLOWED:
+    case SLUICE_CONFLICT:
+    case SLUICE_GONE:
+    case SLUICE_CONDITION_FAILED:
+    case SLUICE_TOO_LARGE:
+    case SLUICE_UNSUPPORTED_MEDIA:
+    case SLUICE_RANGE:
+    case SLUICE_UNPROCESSABLE:
+    case SLUICE_IDEMPOTENCY_MISMATCH:
+    case SLUICE_TRIGGER_POOL:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static enum sluice_status send_one(struct lambda_host *host, const struct lambda__event *event,
+                                   const struct lambda__effect *effect)
+{
+    const struct lambda_feed *feed = event->item.feed;
+    uint64_t confirmed = atomic_load(&feed->confirmed);
+    ASSERT(event->sent < LAMBDA_EFFECTS_MAX && event->operation < 1024 && event->revision >> 44 == 0);
+    const struct lambda_write write = {
+        .client = feed->client,
+        .sequence = event->revision << 20 | (uint64_t)event->operation << 10 | event->sent,
+        .watermark = confirmed == 0 ? 0 : (confirmed + 1) << 20,
+        .timeout_ms = LAMBDA__WRITE_MS,
+        .remove = effect->remove,
+        .trigger = effect->trigger,
+        .key = effect->key,
+        .key_size = effect->key_size,
+        .content_type = effect->content_type,
+        .content_type_size = effect->content_type_size,
+        .value = effect->value,
+        .value_size = effect->value_size,
+    };
+    const struct lambda_call call = {.lambda = lambda_name(feed->lambda),
+                                     .shard = feed->shard,
+                                     .epoch = feed->epoch,
+                                     .at = event->time,
+                                     .deadline_ns = clock_monotonic_ns() + LAMBDA__WRITE_MS * NS_PER_MS};
+    if (!lambda__env_enter(host))
+        return SLUICE_CLOSED;
+    enum sluice_status status = host->options.env.write(host->options.env.arg, &call, &write);
+    lambda__env_leave(host);
+    return status;
+}
+
+/* In order; an effect that can't be sent now holds back those after it. */
+static enum outcome send_all(struct lambda_host *host, struct lambda__event *event,
+                             struct lambda__statistics *statistics)
+{
+    struct lambda_feed *feed = event->item.feed;
+    struct lambda__slot *slot = feed->lambda->slot;
+    while (event->outbox.first != NULL) {
+        if (atomic_load(&feed->stopped))
+            return OUTCOME_DISCARD;
+        const struct lambda__effect *effect = event->outbox.first;
+        enum sluice_status status = send_one(host, event, effect);
+        if (status == SLUICE_OK) {
+            statistics->effects++;
+        } else if (effect->trigger || refused(status)) {
+            statistics->refused++;
+            lambda__log(slot, "%s %s, an effect of %s version %llu, was refused: %s",
+                        effect->remove    ? "remove"
+                        : effect->trigger ? "trigger"
+                                          : "put",
+                        effect->key, lambda__event_key(event), (unsigned long long)event->version,
+                        sluice_status_text(status));
+        } else {
+            if (event->pause_ns == 0)
+                lambda__log(slot, "%s, an effect of %s version %llu, is sent again: %s", effect->key,
+                            lambda__event_key(event), (unsigned long long)event->version, sluice_status_text(status));
+            event->pause_ns = event->pause_ns == 0 ? LAMBDA__SEND_FIRST_NS : event->pause_ns * 2;
+            if (event->pause_ns > LAMBDA__SEND_LAST_NS)
+                event->pause_ns = LAMBDA__SEND_LAST_NS;
+            return OUTCOME_UNSENT;
+        }
+        event->pause_ns = 0;
+        event->sent++;
+        event->outbox.first = effect->next;
+    }
+    return OUTCOME_DONE;
+}
+
+/* --- What becomes of it ---------------------------------------------------------------------------------------------
+ */
+
+/* Under the lock. True: the event is out of the feed, its memory the caller's to free. */
+static bool settle(struct lambda_host *host, struct lambda__event *event, enum outcome outcome, const char *error)
+{
+    struct lambda_feed *feed = event->item.feed;
+    struct lambda__slot *slot = feed->lambda->slot;
+    uint64_t now = clock_monotonic_ns();
+    bool stopped = atomic_load(&feed->stopped);
+    bool out = true;
+    feed->held--;
+    feed->lambda->running--;
+    host->held--;
+    if (outcome == OUTCOME_FAILED)
+        slot->statistics.failures++;
+    if (outcome == OUTCOME_DISCARD || (outcome != OUTCOME_DONE && stopped)) {
+        lambda__event_discard(event);
+    } else if (outcome == OUTCOME_UNSENT) {
+        lambda__wait(host, event, now + event->pause_ns);
+        out = false;
+    } else if (outcome == OUTCOME_FAILED && event->attempts < host->options.tries) {
+        lambda__wait(host, event, now + (host->options.retry_first_ns << (event->attempts - 1)));
+        out = false;
+    } else {
+        if (outcome == OUTCOME_FAILED) {
+            slot->statistics.parked++;
+            lambda__park_note(slot, event, feed->shard, error);
+        }
+        if (event->revision > feed->done)
+            feed->done = event->revision;
+        lambda__event_remove(event);
+    }
+    lambda__feed_settle(feed);
+    return out;
+}
+
+/* Under the lock: the callbacks have returned. False: too late, the event was parked without them. */
+static bool run_end(struct lambda_host *host, struct lambda__run *run)
+{
+    struct lambda *lambda = run->feed->lambda;
+    run_unlist(host, run);
+    if (run->overdue) {
+        lambda->overdue--;
+        lambda__worker_wake(host); /* it may be given threads again */
+    }
+    if (!run->abandoned)
+        return true;
+    host->threads_stuck--;
+    run->feed->abandoned--;
+    lambda__keeper_wake(host); /* the feed may be waiting for this alone */
+    return false;
+}
+
+void lambda__run_work(struct lambda_host *host, struct lambda__run *run)
+{
+    struct lambda__event *event = run->event;
+    struct lambda_feed *feed = run->feed;
+    struct lambda__slot *slot = feed->lambda->slot;
+    struct sluice_context context;
+    struct lambda__statistics statistics = {0};
+    char error[LAMBDA__ERROR_BYTES] = "";
+    enum outcome outcome = OUTCOME_DISCARD;
+    bool abandoned = false;
+
+    if (run->listed) {
+        bool good = call(host, run, &context);
+        pthread_mutex_lock(&host->lock);
+        /* Decided under the lock, where the keeper decides too. */
+        abandoned = run->abandoned;
+        if (good && run->overdue) {
+            snprintf(context.error, sizeof(context.error), "it ran past its deadline");
+            good = false;
+        }
+        if (!abandoned) {
+            event->sending = good;
+            outcome = good ? OUTCOME_DONE : OUTCOME_FAILED;
+        } else {
+            lambda__log(slot, "the run on %s version %llu that was parked has returned after all",
+                        lambda__event_key(event), (unsigned long long)event->version);
+        }
+        bool counted = run_end(host, run);
+        ASSERT(counted == !abandoned);
+        pthread_mutex_unlock(&host->lock);
+        if (good && !abandoned) {
+            event->outbox = context.outbox;
+            memset(&context.outbox, 0, sizeof(context.outbox));
+        }
+        memcpy(error, context.error, sizeof(error));
+        lambda__context_free(&context);
+    }
+    if (abandoned) {
+        lambda__event_free(event);
+        return;
+    }
+    if (event->sending)
+        outcome = send_all(host, event, &statistics);
+    else if (outcome == OUTCOME_FAILED)
+        lambda__log(slot, "run on %s version %llu failed, try %u of %u: %s", lambda__event_key(event),
+                    (unsigned long long)event->version, event->attempts, host->options.tries, error);
+
+    pthread_mutex_lock(&host->lock);
+    slot->statistics.effects += statistics.effects;
+    slot->statistics.refused += statistics.refused;
+    bool out = settle(host, event, outcome, error);
+    bool room = lambda__feed_room(feed);
+    uint64_t tag = feed->tag;
+    pthread_mutex_unlock(&host->lock);
+    lambda__room_tell(host, room, tag);
+    if (out)
+        lambda__event_free(event);
+}
