@@ -376,8 +376,10 @@ struct fabric {
     uint64_t timer_armed_at; /* 0: the timer is off */
     int64_t tick;            /* of the coarse clock, when the kernel was last asked */
 
-    uint32_t spin_ns;  /* the most */
-    uint32_t spin_now; /* what experience says it is worth */
+    uint32_t spin_ns;
+    uint32_t spin_skip;    /* waits that do not spin, since spinning has not paid */
+    uint32_t spin_backoff; /* how many it will be when the next spin does not pay either */
+    bool woke_peer;        /* since the last wait a sleeper was sent something: its answer takes a wake-up longer */
     bool spin_adapts;
 
     uint8_t *staging; /* tcp reads go through here */

@@ -339,6 +339,7 @@ static void ring_bell(struct fabric_link *link)
         atomic_fetch_or(word, bit);
     if (atomic_load(&bell->sleeping) && atomic_exchange(&bell->sleeping, 0)) {
         uint64_t one = 1;
+        link->fabric->woke_peer = true;
         ssize_t written = write(link->shm.wake_fd, &one, sizeof(one));
         (void)written; /* it can't be full but by a peer that fills it itself, and then that peer is awake */
     }

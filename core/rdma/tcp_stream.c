@@ -190,8 +190,10 @@ static size_t send_vectors(struct fabric_link *link, struct iovec *vectors, size
     do
         sent = sendmsg(link->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (sent < 0 && errno == EINTR);
-    if (sent >= 0)
+    if (sent >= 0) {
+        link->fabric->woke_peer = true; /* nobody can know; a peer behind a socket mostly sleeps */
         return (size_t)sent;
+    }
     if (errno == EAGAIN) {
         link->tcp.blocked = true;
         link->writable_owed = true;
@@ -444,6 +446,8 @@ static bool begin(struct fabric_link *link, const struct tcp__frame *frame)
     tcp->left = frame->length;
     tcp->into = NULL;
     tcp->grant = NULL;
+    if (frame->unused[0] | frame->unused[1] | frame->unused[2])
+        return protocol(link, "a frame's header is damaged");
     if (frame->kind != TCP__RING && frame->kind != TCP__WRITE && frame->length != 0)
         return protocol(link, "a frame that holds no bytes says it does");
     switch (frame->kind) {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -15,11 +16,11 @@
 #include "core/base/panic.h"
 #include "core/rdma/fabric__provider.h"
 
-#define EVENTS_MAX  64
-#define SPIN_NS_MAX (20 * NS_PER_US)
-#define SPIN_NS_MIN (1 * NS_PER_US)
-#define SPIN_CHECKS 32 /* looks at memory between two looks at the clock */
-#define WAKE_ROUNDS 16
+#define EVENTS_MAX    64
+#define SPIN_NS_MAX   (20 * NS_PER_US)
+#define SPIN_CHECKS   32  /* looks at memory between two looks at the clock */
+#define SPIN_SKIP_MAX 64u /* waits between two tries of a spin that does not pay */
+#define WAKE_ROUNDS   15
 
 static inline void relax(void)
 {
@@ -30,63 +31,96 @@ static inline void relax(void)
 #endif
 }
 
-/* --- how long spinning is worth it: about the cost of one wake-up of a thread on this machine --- */
+/* --- how long spinning is worth it: about the cost of one wake-up of a thread on another core --- */
 
 static pthread_once_t wake_once = PTHREAD_ONCE_INIT;
-static uint32_t wake_ns; /* 0: only one core, or it could not be measured */
+static uint32_t wake_ns;
+
+/* Of the machine, whatever we are pinned to: those whom we wait for may run elsewhere. */
+static long cores(void)
+{
+    return sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+struct ping {
+    int fds[2];
+    size_t core;
+    uint64_t took[WAKE_ROUNDS];
+};
+
+static void settle(size_t core)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(core, &set);
+    (void)sched_setaffinity(0, sizeof(set), &set); /* this thread alone; where it may not, the measurement is a guess */
+}
 
 static void *echo(void *arg)
 {
-    const int *fds = arg;
+    const struct ping *ping = arg;
     uint64_t one;
+    settle(ping->core);
     for (int i = 0; i < WAKE_ROUNDS; i++) {
-        if (read(fds[0], &one, sizeof(one)) != sizeof(one) || write(fds[1], &one, sizeof(one)) != sizeof(one))
-            break;
+        if (read(ping->fds[0], &one, sizeof(one)) != sizeof(one) ||
+            write(ping->fds[1], &one, sizeof(one)) != sizeof(one))
+            PANIC("an eventfd of our own: %s", strerror(errno));
     }
     return NULL;
 }
 
-static void wake_measure(void)
+static void *call(void *arg)
 {
-    cpu_set_t cores;
-    if (sched_getaffinity(0, sizeof(cores), &cores) != 0 || CPU_COUNT(&cores) < 2)
-        return;
-    int fds[2] = {eventfd(0, EFD_CLOEXEC), eventfd(0, EFD_CLOEXEC)};
+    struct ping *ping = arg;
+    struct ping other = *ping;
     pthread_t thread;
-    uint64_t one = 1, best = UINT64_MAX;
-    if (fds[0] < 0 || fds[1] < 0 || pthread_create(&thread, NULL, echo, fds) != 0)
-        goto out;
+    settle(0);
+    other.core = 1;
+    if (pthread_create(&thread, NULL, echo, &other) != 0)
+        return NULL;
     for (int i = 0; i < WAKE_ROUNDS; i++) {
-        uint64_t start = clock_monotonic_ns();
-        if (write(fds[0], &one, sizeof(one)) != sizeof(one) || read(fds[1], &one, sizeof(one)) != sizeof(one))
-            break;
-        uint64_t took = (clock_monotonic_ns() - start) / 2;
-        best = took < best ? took : best;
+        uint64_t one = 1, start = clock_monotonic_ns();
+        if (write(ping->fds[0], &one, sizeof(one)) != sizeof(one) ||
+            read(ping->fds[1], &one, sizeof(one)) != sizeof(one))
+            PANIC("an eventfd of our own: %s", strerror(errno));
+        ping->took[i] = (clock_monotonic_ns() - start) / 2;
     }
     (void)pthread_join(thread, NULL);
-    if (best != UINT64_MAX)
-        wake_ns = (uint32_t)(best < SPIN_NS_MAX ? best : SPIN_NS_MAX);
-out:
-    if (fds[0] >= 0)
-        (void)close(fds[0]);
-    if (fds[1] >= 0)
-        (void)close(fds[1]);
+    return NULL;
+}
+
+static int compare(const void *left, const void *right)
+{
+    uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+    return (a > b) - (a < b);
+}
+
+static void wake_measure(void)
+{
+    pthread_t thread;
+    struct ping ping = {.fds = {eventfd(0, EFD_CLOEXEC), eventfd(0, EFD_CLOEXEC)}};
+    wake_ns = SPIN_NS_MAX;
+    if (cores() > 1 && ping.fds[0] >= 0 && ping.fds[1] >= 0 && pthread_create(&thread, NULL, call, &ping) == 0) {
+        (void)pthread_join(thread, NULL);
+        qsort(ping.took, WAKE_ROUNDS, sizeof(ping.took[0]), compare);
+        uint64_t median = ping.took[WAKE_ROUNDS / 2];
+        wake_ns = (uint32_t)(median == 0 || median > SPIN_NS_MAX ? SPIN_NS_MAX : median);
+    }
+    for (int i = 0; i < 2; i++) {
+        if (ping.fds[i] >= 0)
+            (void)close(ping.fds[i]);
+    }
 }
 
 static void spin_init(struct fabric *self)
 {
-    cpu_set_t cores;
     self->spin_adapts = self->options.spin_ns == UINT32_MAX;
-    if (self->spin_adapts) {
+    if (self->spin_adapts)
         (void)pthread_once(&wake_once, wake_measure);
-        self->spin_ns = wake_ns;
-    } else {
-        self->spin_ns = self->options.spin_ns;
-    }
+    self->spin_ns = self->spin_adapts ? wake_ns : self->options.spin_ns;
     /* Whoever spins on the only core keeps from running whom it waits for. */
-    if (sched_getaffinity(0, sizeof(cores), &cores) == 0 && CPU_COUNT(&cores) < 2)
+    if (cores() < 2)
         self->spin_ns = 0;
-    self->spin_now = self->spin_ns;
 }
 
 /* --- the epoll set --- */
@@ -268,9 +302,8 @@ bool fabric_arm(struct fabric *self)
     return false;
 }
 
-static bool spin(struct fabric *self, uint64_t for_ns)
+static bool spin(struct fabric *self, uint64_t until)
 {
-    uint64_t until = clock_monotonic_ns() + for_ns;
     do {
         for (int i = 0; i < SPIN_CHECKS; i++) {
             if (has_work(self))
@@ -285,24 +318,44 @@ static bool spin(struct fabric *self, uint64_t for_ns)
     return false;
 }
 
+/* How long this wait may spin. Where spinning has not paid lately (the other has no core to run on, or takes its time)
+ * it is tried ever more seldom; one success brings it back. */
+static uint64_t spin_worth(struct fabric *self)
+{
+    if (!self->spin_adapts)
+        return self->spin_ns;
+    if (self->spin_skip > 0) {
+        self->spin_skip--;
+        return 0;
+    }
+    /* Who was just woken needs one wake-up's time before it can answer. */
+    return self->woke_peer ? 2 * (uint64_t)self->spin_ns : self->spin_ns;
+}
+
+static void spin_learn(struct fabric *self, bool paid)
+{
+    self->spin_backoff = paid ? 0 : self->spin_backoff ? 2 * self->spin_backoff : 1;
+    if (self->spin_backoff > SPIN_SKIP_MAX)
+        self->spin_backoff = SPIN_SKIP_MAX;
+    self->spin_skip = self->spin_backoff;
+}
+
 void fabric_wait(struct fabric *self, uint64_t timeout_ns)
 {
     ASSERT(!self->in_poll);
     fabric_flush(self);
     if (has_work(self))
         return;
-    uint64_t spin_ns = self->spin_now < timeout_ns ? self->spin_now : timeout_ns;
-    if (spin_ns > 0 && spin(self, spin_ns))
+    uint64_t spin_ns = spin_worth(self);
+    self->woke_peer = false;
+    if (spin_ns > timeout_ns)
+        spin_ns = timeout_ns;
+    bool paid = spin_ns > 0 && spin(self, clock_monotonic_ns() + spin_ns);
+    if (spin_ns > 0)
+        spin_learn(self, paid);
+    if (paid || !fabric_arm(self))
         return;
-    if (spin_ns > 0 && self->spin_adapts)
-        self->spin_now = self->spin_now / 2 < SPIN_NS_MIN ? 0 : self->spin_now / 2;
-    if (!fabric_arm(self))
-        return;
-    uint64_t start = clock_monotonic_ns();
-    bool woken = fabric__collect(self, timeout_ns > spin_ns ? timeout_ns - spin_ns : 0);
+    (void)fabric__collect(self, timeout_ns > spin_ns ? timeout_ns - spin_ns : 0);
     self->fresh = true;
     fabric__disarm(self);
-    /* A sleep so short that a spin would have done: worth trying again. */
-    if (woken && self->spin_adapts && clock_monotonic_ns() - start < 4 * (uint64_t)self->spin_ns)
-        self->spin_now = self->spin_ns;
 }

@@ -13,8 +13,9 @@
 #include "core/base/panic.h"
 #include "core/rdma/fabric.h"
 
-#define WINDOW  64u
-#define WAIT_NS (100 * NS_PER_MS)
+#define WINDOW_MAX       64u
+#define WINDOW_BYTES_MAX (64u << 20)
+#define WAIT_NS          (100 * NS_PER_MS)
 
 struct bench {
     struct fabric *fabric;
@@ -108,6 +109,7 @@ static void measure(struct bench *bench, const char *name, uint64_t rounds, uint
     uint64_t *times = calloc(rounds, sizeof(*times));
     ASSERT(data && times);
     struct slice part = {data, size};
+    uint32_t window = WINDOW_BYTES_MAX / size < WINDOW_MAX ? WINDOW_BYTES_MAX / size : WINDOW_MAX;
     double cpu = cpu_seconds();
     for (uint64_t i = 0; i < rounds; i++) {
         uint64_t start = clock_monotonic_ns(), want = bench->received + 1;
@@ -122,7 +124,7 @@ static void measure(struct bench *bench, const char *name, uint64_t rounds, uint
     qsort(times, rounds, sizeof(*times), compare);
     uint64_t start = clock_monotonic_ns(), sent = 0, first = bench->received, total = 10 * rounds;
     while (bench->received - first < total) {
-        while (sent < total && sent - (bench->received - first) < WINDOW) {
+        while (sent < total && sent - (bench->received - first) < window) {
             if (fabric_send(bench->link, &part, 1, NULL, 0, 0) != SLUICE_OK)
                 PANIC("send");
             sent++;
@@ -133,7 +135,7 @@ static void measure(struct bench *bench, const char *name, uint64_t rounds, uint
     printf("%s %u bytes: round trip p50 %.2f us, p99 %.2f us, cpu %.2f us each; %u in flight: %.0f messages/s there "
            "and back\n",
            name, size, 1e-3 * (double)times[rounds / 2], 1e-3 * (double)times[rounds * 99 / 100],
-           1e6 * cpu / (double)rounds, WINDOW, (double)total / seconds);
+           1e6 * cpu / (double)rounds, window, (double)total / seconds);
     free(data);
     free(times);
 }

@@ -431,7 +431,7 @@ static void garbage_down_the_stream(struct peer *server, struct random *random)
     for (int i = 0; i < 100000 && server->downs == downs; i++) {
         uint8_t bytes[64];
         for (size_t at = 0; at < sizeof(bytes); at++)
-            bytes[at] = (uint8_t)random_next(random);
+            bytes[at] = (uint8_t)(1 + random_below(random, 255)); /* no zeros: no header begins within by chance */
         struct tcp__frame frame = {.kind = (uint8_t)random_below(random, 6),
                                    .length = (uint32_t)random_below(random, 64)};
         if (frame.kind == TCP__RING && random_chance(random, 500000))
