@@ -1,5 +1,6 @@
-/* The cold part: what RocksDB holds, and how it is read. Private to core/versions; cold_format.c has the encodings, cold_open.c the
- * options, cold_read.c and cold_scan.c the reads. Any thread may read; the store's index thread alone writes. */
+/* The cold part: what RocksDB holds, and how it is read. Private to core/versions; cold_format.c has the encodings,
+ * cold_open.c the options, cold_read.c and cold_scan.c the reads. Any thread may read; the store's index thread alone
+ * writes. */
 #ifndef VERSIONS_COLD_H
 #define VERSIONS_COLD_H
 
@@ -9,15 +10,13 @@
 #include "core/versions/entry.h"
 #include "core/versions/versions.h"
 
-/* One column family holds all, so that one memtable flush is one consistent prefix of everything that was written (its C interface
- * flushes column families one by one, which atomic_flush does not join). The key's first byte tells the kind:
- *   'E' group BE32, revision BE64              → the entry: header and body, as in the log
- *   'I' group BE32, key, 0x00, ~version BE64   → struct cold_record, content type
- *   'S' group BE32                             → struct cold_state
- *   'F' group BE32, name                       → a fact's value, then the CRC32C of both
- *   'M' group BE32, time BE64, revision BE64   → nothing: a mark for every COLD_MARK_EVERY-th revision, so that a time is found
- *   'V'                                        → struct cold_stamp
- * Big-endian numbers sort as they count; the complement puts a key's newest version first. */
+/* One column family holds all, so that one memtable flush is one consistent prefix of everything that was written (its
+ * C interface flushes column families one by one, which atomic_flush does not join). The key's first byte tells the
+ * kind: 'E' group BE32, revision BE64              → the entry: header and body, as in the log 'I' group BE32, key,
+ * 0x00, ~version BE64   → struct cold_record, content type 'S' group BE32                             → struct
+ * cold_state 'F' group BE32, name                       → a fact's value, then the CRC32C of both 'M' group BE32, time
+ * BE64, revision BE64   → nothing: a mark for every COLD_MARK_EVERY-th revision, so that a time is found 'V' → struct
+ * cold_stamp Big-endian numbers sort as they count; the complement puts a key's newest version first. */
 #define COLD_MARK_EVERY 64u
 
 #define COLD_HEAD_BYTES          5u
@@ -42,7 +41,7 @@ struct cold_state {
 _Static_assert(sizeof(struct cold_state) == 32, "frozen layout");
 
 struct cold_record {
-    uint32_t crc; /* CRC32C of what follows, the content type, and the whole key of the record */
+    uint32_t crc;    /* CRC32C of what follows, the content type, and the whole key of the record */
     uint16_t format; /* 1 */
     uint16_t flags;  /* VERSION_… */
     uint64_t revision;
@@ -62,7 +61,7 @@ struct cold {
     rocksdb_readoptions_t *point; /* one key, or one object's newest record: filters apply */
     rocksdb_readoptions_t *walk;  /* over many keys or backwards, in the order of all keys */
     rocksdb_options_t *options;
-    rocksdb_env_t *env;           /* in memory; NULL otherwise */
+    rocksdb_env_t *env; /* in memory; NULL otherwise */
     rocksdb_cache_t *cache;
 };
 
@@ -97,14 +96,15 @@ enum sluice_status cold__version(const struct cold *self, uint32_t group, struct
 
 /* Reads. As in versions.h; NOT_FOUND where the store has nothing. */
 enum sluice_status cold_state(const struct cold *self, uint32_t group, struct cold_state *out) SLUICE_MUST_CHECK;
-enum sluice_status cold_entry(const struct cold *self, uint32_t group, uint64_t revision, struct entry *out) SLUICE_MUST_CHECK;
+enum sluice_status cold_entry(const struct cold *self, uint32_t group, uint64_t revision,
+                              struct entry *out) SLUICE_MUST_CHECK;
 enum sluice_status cold_latest(const struct cold *self, uint32_t group, struct slice key, bool with_value,
                                struct version *out) SLUICE_MUST_CHECK;
 enum sluice_status cold_by_version(const struct cold *self, uint32_t group, struct slice key, uint64_t version,
                                    bool with_value, struct version *out) SLUICE_MUST_CHECK;
 /* The newest version with time <= `time` among those below number `below`. */
-enum sluice_status cold_by_time(const struct cold *self, uint32_t group, struct slice key, uint64_t time, uint64_t below,
-                                bool with_value, struct version *out) SLUICE_MUST_CHECK;
+enum sluice_status cold_by_time(const struct cold *self, uint32_t group, struct slice key, uint64_t time,
+                                uint64_t below, bool with_value, struct version *out) SLUICE_MUST_CHECK;
 /* Versions of the span (inclusive numbers); false in *more when `visit` stopped it. */
 enum sluice_status cold_history(const struct cold *self, uint32_t group, struct slice key,
                                 const struct versions_span *span, versions_visit visit, void *arg,
@@ -113,18 +113,23 @@ enum sluice_status cold_history(const struct cold *self, uint32_t group, struct 
 enum sluice_status cold_revision_after(const struct cold *self, uint32_t group, uint64_t time, uint64_t last,
                                        uint64_t *out) SLUICE_MUST_CHECK;
 enum sluice_status cold_facts(const struct cold *self, uint32_t group,
-                              void (*each)(void *arg, struct slice name, struct slice value), void *arg) SLUICE_MUST_CHECK;
+                              void (*each)(void *arg, struct slice name, struct slice value),
+                              void *arg) SLUICE_MUST_CHECK;
 
 /* Keys in order, each at its newest record. */
 struct cold_keys;
 enum sluice_status cold_keys_open(const struct cold *self, uint32_t group, struct slice prefix, struct slice after,
                                   struct cold_keys **out) SLUICE_MUST_CHECK;
 void cold_keys_close(struct cold_keys *self);
-/* The current key, borrowed until the next move; false at the end (or on an error, which cold_keys_close_status tells). */
+/* The current key, borrowed until the next move; false at the end (or on an error, which cold_keys_close_status tells).
+ */
 bool cold_keys_current(const struct cold_keys *self, struct slice *key);
-enum sluice_status cold_keys_newest(const struct cold_keys *self, bool with_value, struct version *out) SLUICE_MUST_CHECK;
-/* Counts the current key's records with numbers below `below`, at most `limit`; then moves on as cold_keys_skip does. */
-enum sluice_status cold_keys_count(struct cold_keys *self, uint64_t below, uint64_t limit, uint64_t *out) SLUICE_MUST_CHECK;
+enum sluice_status cold_keys_newest(const struct cold_keys *self, bool with_value,
+                                    struct version *out) SLUICE_MUST_CHECK;
+/* Counts the current key's records with numbers below `below`, at most `limit`; then moves on as cold_keys_skip does.
+ */
+enum sluice_status cold_keys_count(struct cold_keys *self, uint64_t below, uint64_t limit,
+                                   uint64_t *out) SLUICE_MUST_CHECK;
 void cold_keys_skip(struct cold_keys *self);
 enum sluice_status cold_keys_status(const struct cold_keys *self) SLUICE_MUST_CHECK;
 

@@ -168,9 +168,10 @@ static enum sluice_status check_directory(const char *path, char *error, size_t 
     closedir(directory);
     if (!orphans)
         return SLUICE_OK;
-    snprintf(error, error_size,
-             "the store in %s has lost its file CURRENT; restore the directory, or move it away to fetch all from the peers",
-             path);
+    snprintf(
+        error, error_size,
+        "the store in %s has lost its file CURRENT; restore the directory, or move it away to fetch all from the peers",
+        path);
     return SLUICE_CORRUPT;
 }
 

@@ -8,8 +8,7 @@
 #include "core/versions/cold.h"
 
 /* A value of one key, pinned where RocksDB has it; NULL with OK: there is none. */
-static enum sluice_status get(const struct cold *self, const void *key, size_t key_size,
-                              rocksdb_pinnableslice_t **out)
+static enum sluice_status get(const struct cold *self, const void *key, size_t key_size, rocksdb_pinnableslice_t **out)
 {
     char *failure = NULL;
     *out = rocksdb_get_pinned(self->db, self->point, (const char *)key, key_size, &failure);
@@ -40,7 +39,8 @@ enum sluice_status cold_state(const struct cold *self, uint32_t group, struct co
     return SLUICE_OK;
 }
 
-static enum sluice_status entry_copy(const char *value, size_t size, uint32_t group, uint64_t revision, struct entry *out)
+static enum sluice_status entry_copy(const char *value, size_t size, uint32_t group, uint64_t revision,
+                                     struct entry *out)
 {
     uint32_t body_size;
     struct entry entry;
@@ -81,7 +81,8 @@ enum sluice_status cold_entry(const struct cold *self, uint32_t group, uint64_t 
 
 /* Makes a version out of its record: without the value from the record alone, with it from the entry. */
 enum sluice_status cold__version(const struct cold *self, uint32_t group, struct slice key, uint64_t number,
-                                 const struct cold_record *record, const char *type, bool with_value, struct version *out)
+                                 const struct cold_record *record, const char *type, bool with_value,
+                                 struct version *out)
 {
     *out = (struct version){
         .key_size = (uint32_t)key.size,
@@ -187,7 +188,8 @@ static uint64_t mark_revision(const char *key, size_t size)
 }
 
 /* The first mark with a time above `time` bounds the answer from above, its predecessor from below. */
-static enum sluice_status mark_after(const struct cold *self, uint32_t group, uint64_t time, uint64_t last, uint64_t *out)
+static enum sluice_status mark_after(const struct cold *self, uint32_t group, uint64_t time, uint64_t last,
+                                     uint64_t *out)
 {
     cold_key from;
     size_t size = cold__mark_key(from, group, time, UINT64_MAX);

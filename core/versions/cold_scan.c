@@ -44,8 +44,9 @@ enum sluice_status cold_latest(const struct cold *self, uint32_t group, struct s
     return cold_by_time(self, group, key, UINT64_MAX, UINT64_MAX, with_value, out);
 }
 
-/* Numbers are contiguous and their times never fall, so the version sought lies between two whose times are known: its place is
- * guessed from them (interpolation search), with every other guess in the middle, so that uneven times cost a logarithm at most. */
+/* Numbers are contiguous and their times never fall, so the version sought lies between two whose times are known: its
+ * place is guessed from them (interpolation search), with every other guess in the middle, so that uneven times cost a
+ * logarithm at most. */
 static enum sluice_status search_time(const struct cold *self, uint32_t group, struct slice key, uint64_t time,
                                       uint64_t high, uint64_t high_time, uint64_t *found)
 {
@@ -81,8 +82,8 @@ static enum sluice_status search_time(const struct cold *self, uint32_t group, s
     return SLUICE_OK;
 }
 
-enum sluice_status cold_by_time(const struct cold *self, uint32_t group, struct slice key, uint64_t time, uint64_t below,
-                                bool with_value, struct version *out)
+enum sluice_status cold_by_time(const struct cold *self, uint32_t group, struct slice key, uint64_t time,
+                                uint64_t below, bool with_value, struct version *out)
 {
     cold_key name;
     struct slice at;
@@ -251,7 +252,8 @@ enum sluice_status cold_keys_open(const struct cold *self, uint32_t group, struc
     if (keys == NULL)
         return SLUICE_MEMORY;
     if (prefix.size > KEY_BYTES_MAX || after.size > KEY_BYTES_MAX) {
-        /* Nothing begins with more than a key can hold, but keys lie after anything; cut, it still sorts before them. */
+        /* Nothing begins with more than a key can hold, but keys lie after anything; cut, it still sorts before them.
+         */
         prefix.size = prefix.size > KEY_BYTES_MAX + 1 ? KEY_BYTES_MAX + 1 : prefix.size;
         after.size = after.size > KEY_BYTES_MAX ? KEY_BYTES_MAX : after.size;
     }
@@ -311,7 +313,8 @@ void cold_keys_skip(struct cold_keys *self)
     uint64_t number;
     struct slice current = {self->key, self->key_size};
     int steps = 0;
-    while (steps < NEXT_BEFORE_SEEK && stands_at(self->iterator, self->group, &key, &number) && same_key(key, current)) {
+    while (steps < NEXT_BEFORE_SEEK && stands_at(self->iterator, self->group, &key, &number) &&
+           same_key(key, current)) {
         rocksdb_iter_next(self->iterator);
         steps++;
     }

@@ -25,8 +25,8 @@ static uint64_t fold(uint64_t a, uint64_t b)
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-/* Multiply and fold, sixteen bytes at a time. Keys come from clients, so the seed is secret: nobody can choose keys that
- * all land in one bucket. */
+/* Multiply and fold, sixteen bytes at a time. Keys come from clients, so the seed is secret: nobody can choose keys
+ * that all land in one bucket. */
 static uint64_t hash_key(uint64_t seed, struct slice key)
 {
     const uint64_t odd = UINT64_C(0x9e3779b97f4a7c15);
@@ -56,7 +56,8 @@ int hot__compare(const char *a, size_t a_size, const char *b, size_t b_size)
 
 enum sluice_status hot_init(struct hot *self, uint64_t applied)
 {
-    *self = (struct hot){.base = applied + 1, .first = applied + 1, .last = applied, .all_keys = applied == 0, .whole = applied == 0};
+    *self = (struct hot){
+        .base = applied + 1, .first = applied + 1, .last = applied, .all_keys = applied == 0, .whole = applied == 0};
     self->hash_seed = random_os();
     self->level_state = random_os() | 1;
     self->table.buckets = memory__allocate_zeroed(BUCKETS_FIRST, sizeof(struct hot_object *));
@@ -117,7 +118,8 @@ void hot__table_move(struct hot *self, uint32_t buckets)
     }
 }
 
-/* Doubles the table without a pause: the old buckets follow with later puts. Without memory chains grow longer, no more. */
+/* Doubles the table without a pause: the old buckets follow with later puts. Without memory chains grow longer, no
+ * more. */
 static void table_grow(struct hot *self)
 {
     if (self->old.buckets != NULL || self->objects <= self->table.mask)
@@ -201,7 +203,8 @@ void hot__object_destroy(struct hot *self, struct hot_object *object)
     free(object);
 }
 
-/* Makes room for one more version. Versions dropped at the front leave a gap, which is closed once it is half of the room. */
+/* Makes room for one more version. Versions dropped at the front leave a gap, which is closed once it is half of the
+ * room. */
 static enum sluice_status object_reserve(struct hot *self, struct hot_object *object)
 {
     if (object->start + object->count < object->capacity)
@@ -279,8 +282,10 @@ static enum sluice_status apply_reserve(struct hot *self, const struct version *
         uint64_t hash = hash_key(self->hash_seed, key);
         struct hot_object *object = table_find(self, hash, key);
         enum sluice_status status = SLUICE_OK;
-        /* The store's index ends a key with a zero byte. No valid key holds one; a caller that let it pass must hear of it. */
-        bool valid = object != NULL || (key.size > 0 && key.size <= KEY_BYTES_MAX && memchr(key.data, 0, key.size) == NULL);
+        /* The store's index ends a key with a zero byte. No valid key holds one; a caller that let it pass must hear of
+         * it. */
+        bool valid =
+            object != NULL || (key.size > 0 && key.size <= KEY_BYTES_MAX && memchr(key.data, 0, key.size) == NULL);
         if (object == NULL && valid)
             object = object_create(self, hash, key);
         if (!valid) {

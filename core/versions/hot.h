@@ -1,12 +1,13 @@
 /* The memory twin: one shard's history, or its recent part, in memory. Private to core/versions.
  *
- * Objects hang in a hash table (found by key) and in a skip list (found in key order; Pugh, 1990). Each holds its versions in
- * order: the numbers are contiguous and end with the newest one, so a version is found by subtraction and a time by
- * binary search. Entries stand in a deque by revision. Values are never copied: an object's versions and the deque refer to the
- * body of the entry that brought them.
+ * Objects hang in a hash table (found by key) and in a skip list (found in key order; Pugh, 1990). Each holds its
+ * versions in order: the numbers are contiguous and end with the newest one, so a version is found by subtraction and a
+ * time by binary search. Entries stand in a deque by revision. Values are never copied: an object's versions and the
+ * deque refer to the body of the entry that brought them.
  *
- * Over a store the hot part may let go of what the store has. It goes in the order of revisions: first entries leave the deque,
- * and with them the versions that have a successor; then newest versions that nobody asked for lately (CLOCK; Corbató, 1968). */
+ * Over a store the hot part may let go of what the store has. It goes in the order of revisions: first entries leave
+ * the deque, and with them the versions that have a successor; then newest versions that nobody asked for lately
+ * (CLOCK; Corbató, 1968). */
 #ifndef VERSIONS_HOT_H
 #define VERSIONS_HOT_H
 
@@ -80,8 +81,8 @@ struct hot {
     struct hot_slot **chunks; /* of HOT_RING_CHUNK slots; chunk 0 holds revision `base` */
     uint64_t chunk_count, chunk_capacity;
     uint64_t base;
-    uint64_t first, last; /* revisions in the deque; empty: first = last + 1 */
-    uint64_t bytes;       /* all that is accounted */
+    uint64_t first, last;  /* revisions in the deque; empty: first = last + 1 */
+    uint64_t bytes;        /* all that is accounted */
     uint64_t window_bytes; /* of it, what the deque keeps alive */
     bool all_keys;         /* every key that has a version is here */
     bool whole;            /* every version is */
@@ -105,7 +106,10 @@ void hot_evict(struct hot *self, uint64_t indexed, uint64_t bytes_max, uint32_t 
 
 /* The first object whose key is >= `key` (or > with `strictly`); NULL at the end. */
 struct hot_object *hot_seek(const struct hot *self, struct slice key, bool strictly);
-static inline struct hot_object *hot_next(const struct hot_object *object) { return object->forward[0]; }
+static inline struct hot_object *hot_next(const struct hot_object *object)
+{
+    return object->forward[0];
+}
 static inline const char *hot_key(const struct hot_object *object)
 {
     return (const char *)&object->forward[object->height];
@@ -114,7 +118,10 @@ static inline const struct hot_version *hot_at(const struct hot_object *object, 
 {
     return &object->versions[object->start + (uint32_t)(number - object->first)];
 }
-static inline uint64_t hot_last(const struct hot_object *object) { return object->first + object->count - 1; }
+static inline uint64_t hot_last(const struct hot_object *object)
+{
+    return object->first + object->count - 1;
+}
 /* How many of the object's versions have a time <= `time`: they are the first so many. */
 uint32_t hot_count_until(const struct hot_object *object, uint64_t time);
 /* Fills `out` with borrowed views: owner is the body, without a reference of its own. */
@@ -130,7 +137,8 @@ enum sluice_status hot__ring_reserve(struct hot *self) SLUICE_MUST_CHECK;
 struct hot_slot *hot__ring_push(struct hot *self);
 void hot__ring_pop(struct hot *self); /* the oldest; its contents are gone already */
 /* hot_evict.c */
-/* Gives the version a body of its own where it shares a larger one: what stays for long must not keep its neighbours. */
+/* Gives the version a body of its own where it shares a larger one: what stays for long must not keep its neighbours.
+ */
 void hot__version_own(struct hot *self, struct hot_version *version, uint32_t key_size);
 void hot__version_drop(struct hot *self, struct hot_version *version);
 void hot__object_destroy(struct hot *self, struct hot_object *object);

@@ -70,8 +70,8 @@ static void pop_entry(struct hot *self)
     hot__ring_pop(self);
 }
 
-/* One step of the clock: looks at a bucket, drops what was not asked for since the hand's last round. An object that an entry of the
- * deque still names must stay, since the deque points at it. */
+/* One step of the clock: looks at a bucket, drops what was not asked for since the hand's last round. An object that an
+ * entry of the deque still names must stay, since the deque points at it. */
 static void clock_step(struct hot *self)
 {
     hot__table_move(self, 1);

@@ -4,7 +4,8 @@
 #include "core/base/panic.h"
 #include "core/versions/hot.h"
 
-/* xorshift64: one level more with probability 1/4. The order of keys decides nothing here, so it need not be secret or repeatable. */
+/* xorshift64: one level more with probability 1/4. The order of keys decides nothing here, so it need not be secret or
+ * repeatable. */
 uint8_t hot__level(struct hot *self)
 {
     uint64_t state = self->level_state;

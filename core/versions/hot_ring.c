@@ -1,4 +1,5 @@
-/* The deque of entries by revision: chunks of slots behind a directory, so that it grows without copying and shrinks from the front. */
+/* The deque of entries by revision: chunks of slots behind a directory, so that it grows without copying and shrinks
+ * from the front. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -29,6 +29,11 @@ void *memory__reallocate(void *old, size_t size)
     return fails() ? NULL : realloc(old, size);
 }
 
+void *memory__allocate_aligned(size_t alignment, size_t size)
+{
+    return fails() ? NULL : aligned_alloc(alignment, size);
+}
+
 void memory__fail_after(long allocations)
 {
     atomic_store_explicit(&left, allocations, memory_order_relaxed);

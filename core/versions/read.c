@@ -1,4 +1,5 @@
-/* Reads: the hot part and the cold one, merged exactly. What is in both is the same; what is in neither is not there. */
+/* Reads: the hot part and the cold one, merged exactly. What is in both is the same; what is in neither is not there.
+ */
 #include <string.h>
 
 #include "core/base/panic.h"
@@ -57,7 +58,8 @@ enum sluice_status versions_by_time(struct versions *self, struct slice key, uin
         return give(object, object->first + until - 1, with_value, out);
     if (!look_below(self, object))
         return SLUICE_NOT_FOUND;
-    return cold_by_time(self->cold, self->group, key, time, object == NULL ? UINT64_MAX : object->first, with_value, out);
+    return cold_by_time(self->cold, self->group, key, time, object == NULL ? UINT64_MAX : object->first, with_value,
+                        out);
 }
 
 static bool has_prefix(struct slice key, struct slice prefix)
@@ -94,8 +96,8 @@ static enum sluice_status merge_begin(struct merge *self, struct versions *versi
     bool past = after.size > 0 && hot__compare(after.data, after.size, prefix.data, prefix.size) >= 0;
     self->hot = hot_seek(&versions->hot, past ? after : prefix, past);
     if (versions->cold != NULL && !versions->hot.whole) {
-        enum sluice_status status = cold_keys_open(versions->cold, versions->group, prefix, past ? after : (struct slice){0},
-                                                   &self->cold);
+        enum sluice_status status =
+            cold_keys_open(versions->cold, versions->group, prefix, past ? after : (struct slice){0}, &self->cold);
         if (status != SLUICE_OK)
             return status;
     }
@@ -154,8 +156,8 @@ static enum sluice_status list_pick(struct merge *merge, const struct versions_r
     if (in_hot) {
         if (!in_cold)
             return SLUICE_NOT_FOUND;
-        return cold_by_time(self->cold, self->group, object_key(merge->hot), range->at, merge->hot->first, range->values,
-                            out);
+        return cold_by_time(self->cold, self->group, object_key(merge->hot), range->at, merge->hot->first,
+                            range->values, out);
     }
     ASSERT(in_cold);
     enum sluice_status status = cold_keys_newest(merge->cold, range->values, out);

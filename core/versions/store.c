@@ -14,7 +14,8 @@
 #include "core/versions/memory.h"
 #include "core/versions/store__.h"
 
-/* Entries wait for room before they are queued, so the rest is for several reactors' last entries and for control items. */
+/* Entries wait for room before they are queued, so the rest is for several reactors' last entries and for control
+ * items. */
 #define QUEUE_CAPACITY (STORE_BEHIND_ENTRIES_MAX * 2)
 
 static enum sluice_status start_threads(struct store *self)
@@ -191,7 +192,8 @@ static enum sluice_status check_epoch(struct store_group *group, struct cold_sta
     if (state->epoch == group->epoch)
         return SLUICE_OK;
     if (state->epoch > group->epoch) {
-        LOG_ERROR("store", "group=%u holds epoch %llu, but epoch %llu was asked for: the cluster map is older than the data",
+        LOG_ERROR("store",
+                  "group=%u holds epoch %llu, but epoch %llu was asked for: the cluster map is older than the data",
                   group->group, (unsigned long long)state->epoch, (unsigned long long)group->epoch);
         return SLUICE_CONFLICT;
     }
@@ -201,8 +203,8 @@ static enum sluice_status check_epoch(struct store_group *group, struct cold_sta
     return store__erase(group);
 }
 
-enum sluice_status store__group_open(struct store *self, uint32_t group_number, uint64_t epoch, struct store_group **out,
-                                     struct cold_state *state)
+enum sluice_status store__group_open(struct store *self, uint32_t group_number, uint64_t epoch,
+                                     struct store_group **out, struct cold_state *state)
 {
     struct store_group *group = memory__allocate_zeroed(1, sizeof(*group));
     if (group == NULL)

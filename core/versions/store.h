@@ -23,7 +23,8 @@ const struct cold *store__cold(const struct store_group *group);
 struct store_item *store__item_create(struct store_group *group, const struct entry *entry, const struct version *made,
                                       uint32_t made_count, const struct versions_fact *facts, uint32_t fact_count);
 void store__item_destroy(struct store_item *item);
-/* Takes the item. Waits while the index thread is too far behind. The store's error when it can't go on (the item is gone then, too). */
+/* Takes the item. Waits while the index thread is too far behind. The store's error when it can't go on (the item is
+ * gone then, too). */
 enum sluice_status store__push(struct store_group *group, struct store_item *item) SLUICE_MUST_CHECK;
 /* The highest revision of the group that can be read from the store. */
 uint64_t store__indexed(const struct store_group *group);

@@ -11,9 +11,9 @@
 #define STORE_BATCH_BYTES_MAX   (4u << 20)
 #define STORE_BATCH_ENTRIES_MAX 4096u
 /* Written to RocksDB's memory since the last flush: then it is flushed, so that at most twice this waits in memory. */
-#define STORE_FLUSH_BYTES       (16u << 20)
+#define STORE_FLUSH_BYTES (16u << 20)
 /* Nothing waits for the index, so after waking the thread lets a batch gather. */
-#define STORE_GATHER_NS         2000000
+#define STORE_GATHER_NS 2000000
 
 struct store_group {
     struct store_group *next;
@@ -62,13 +62,13 @@ struct store {
     int news_fd;
     rocksdb_writeoptions_t *write_options;
     atomic_uint_fast64_t behind_bytes, behind_entries;
-    atomic_int error;              /* enum sluice_status; not OK: nothing more is written */
-    pthread_mutex_t mutex;         /* groups, barriers, flush state; never held during I/O */
-    pthread_cond_t progress;       /* the index thread got on, or a barrier was reached */
+    atomic_int error;        /* enum sluice_status; not OK: nothing more is written */
+    pthread_mutex_t mutex;   /* groups, barriers, flush state; never held during I/O */
+    pthread_cond_t progress; /* the index thread got on, or a barrier was reached */
     pthread_cond_t flush_wanted;
     struct store_group *groups;
-    uint64_t waiters;              /* for room */
-    uint64_t since_flush;          /* bytes written */
+    uint64_t waiters;     /* for room */
+    uint64_t since_flush; /* bytes written */
     bool flush_asked, flush_runs, stop;
     struct store_item stop_item, flush_item; /* the latter is queued at most once */
     atomic_bool flush_queued;

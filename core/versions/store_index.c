@@ -35,8 +35,8 @@ static bool failed(struct store *self)
     return atomic_load(&self->error) != SLUICE_OK;
 }
 
-/* Under the mutex: hands the flush thread its work. What it covers is settled here, by the thread that writes: all that is
- * readable now is in RocksDB's memory before the flush begins. */
+/* Under the mutex: hands the flush thread its work. What it covers is settled here, by the thread that writes: all that
+ * is readable now is in RocksDB's memory before the flush begins. */
 static void flush_begin(struct store *self)
 {
     if (self->flush_runs) {

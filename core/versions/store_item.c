@@ -98,8 +98,8 @@ static void encode_version(struct store *self, const struct store_item *item, co
     cold_key name;
     struct cold_record record = made->record;
     const uint8_t *body = item->entry.body->data;
-    size_t size =
-        cold__index_key(name, item->group->group, (struct slice){body + record.key_offset, made->key_size}, made->version);
+    size_t size = cold__index_key(name, item->group->group, (struct slice){body + record.key_offset, made->key_size},
+                                  made->version);
     const uint8_t *type = body + record.type_offset;
     record.crc = cold__record_crc(&record, type, name, size);
     put_parts(self, name, size, &record, sizeof(record), type, record.type_size);

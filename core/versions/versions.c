@@ -95,8 +95,9 @@ uint64_t versions_applied(const struct versions *self, uint64_t *time)
     return self->applied;
 }
 
-static enum sluice_status check_apply(const struct versions *self, const struct entry *entry, const struct version *made,
-                                      uint32_t made_count, const struct versions_fact *facts, uint32_t fact_count)
+static enum sluice_status check_apply(const struct versions *self, const struct entry *entry,
+                                      const struct version *made, uint32_t made_count,
+                                      const struct versions_fact *facts, uint32_t fact_count)
 {
     ASSERT(entry->index == self->applied + 1);
     for (uint32_t i = 0; i < made_count; i++) {

@@ -1,8 +1,9 @@
 /* The log's own segments: one set a node for all groups; preallocated, recycled, written with O_DIRECT|O_DSYNC in 4 KiB blocks by a persist thread.
  *
- * What is written is a sequence of records, each checksummed; one submitted batch is one contiguous write: one group commit. After a crash the tail is cut at the first record
- * of the last batch that is torn; a bad record before that is CORRUPT and is reported with segment and offset. The encoding and the recovery scan are pure and work
- * on a `wal_device`, so the simulator runs them over a disk of its own. */
+ * What is written is a sequence of batches of records, each checksummed; what was submitted while a write was under way is one contiguous
+ * write: one group commit. After a crash a last batch that is torn is dropped whole: nothing in it was acknowledged. Bad bytes with
+ * a good batch after them are CORRUPT, reported with segment and offset. The encoding and the recovery scan are pure and work on a
+ * `wal_device`, so the simulator runs them over a disk of its own. */
 #ifndef VERSIONS_WAL_H
 #define VERSIONS_WAL_H
 
@@ -27,18 +28,27 @@ struct wal_record {
     struct entry entry; /* WAL_ENTRY: the record holds a reference on its body */
 };
 
-/* Segments by number on something that keeps bytes. write returns when the bytes are durable. Real: wal_device_open_directory. */
+/* Segments by number on something that keeps bytes. create, recycle, remove and write return when their outcome is durable, and what
+ * list and read show is durable too. read and write: 4 KiB multiples, aligned memory. With wal_options.thread they are called from two threads, for
+ * different segments. Real: wal_device_open_directory. */
 struct wal_device {
     void *context;
     uint64_t segment_bytes;
-    enum sluice_status (*list)(void *context, uint64_t *numbers, uint32_t *count /* in: room, out: found */);
-    enum sluice_status (*create)(void *context, uint64_t number);               /* preallocates, zeroed */
-    enum sluice_status (*recycle)(void *context, uint64_t from, uint64_t to);   /* renames a segment no longer needed */
+    enum sluice_status (*list)(void *context, uint64_t *numbers, uint32_t *count /* in: room, out: found, perhaps more than room */);
+    enum sluice_status (*create)(void *context, uint64_t number);             /* preallocates, zeroed */
+    enum sluice_status (*recycle)(void *context, uint64_t from, uint64_t to); /* renames a segment no longer needed; its bytes stay */
     enum sluice_status (*remove)(void *context, uint64_t number);
+    /* Bytes never written are zero, those beyond the segment's end as well. */
     enum sluice_status (*read)(void *context, uint64_t number, uint64_t offset, void *data, uint32_t size);
-    enum sluice_status (*write)(void *context, uint64_t number, uint64_t offset, const void *data, uint32_t size); /* 4 KiB multiples, aligned memory */
+    /* A batch larger than segment_bytes is written at the start of a segment of its own, which it makes longer. */
+    enum sluice_status (*write)(void *context, uint64_t number, uint64_t offset, const void *data, uint32_t size);
     void (*close)(void *context);
+    /* How long a segment is: it may stem from a time when segment_bytes was another number. NULL: all are segment_bytes. */
+    enum sluice_status (*size)(void *context, uint64_t number, uint64_t *bytes);
 };
+#define WAL_SEGMENT_BYTES (64u << 20)
+#define WAL_SEGMENT_BYTES_MIN (64u << 10)
+/* Creates the directory if need be, and locks it. segment_bytes 0: 64 MiB. O_DIRECT|O_DSYNC, or O_DSYNC where the file system knows no O_DIRECT. */
 enum sluice_status wal_device_open_directory(const char *path, uint64_t segment_bytes, struct wal_device *out, char *error, size_t error_size) SLUICE_MUST_CHECK;
 
 struct wal;

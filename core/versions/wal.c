@@ -1,0 +1,282 @@
+#include "core/versions/wal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/panic.h"
+#include "core/base/random.h"
+#include "core/versions/memory.h"
+#include "core/versions/wal__.h"
+
+#define QUEUE_FULL_WAIT_NS 100000
+
+static void free_segments(struct wal__segment *segment)
+{
+    while (segment != NULL) {
+        struct wal__segment *next = segment->next;
+        wal__segment_free(segment);
+        segment = next;
+    }
+}
+
+static void free_submission(struct wal__submission *submission)
+{
+    if (submission == NULL || submission == &wal__stop || submission == &wal__nudge)
+        return;
+    for (uint32_t i = submission->done; i < submission->count; i++)
+        buf_unref(submission->records[i].entry.body);
+    free(submission);
+}
+
+/* Everything but the threads; takes what was only partly made, too. */
+static void release(struct wal *self)
+{
+    struct wal__submission *submission;
+    free_submission(self->pending);
+    free_submission(self->taken);
+    while (self->submitted != NULL && (submission = queue_pop(self->submitted)) != NULL)
+        free_submission(submission);
+    while (self->returned != NULL && (submission = queue_pop(self->returned)) != NULL)
+        free(submission);
+    queue_destroy(self->submitted);
+    queue_destroy(self->returned);
+    if (self->completed_fd >= 0)
+        close(self->completed_fd);
+    wal_buffer_free(&self->buffer);
+    free_segments(self->segments);
+    free_segments(self->spare);
+    free(self->fresh.highest.items);
+    free(self->promises.items);
+    free(self->released.items);
+    free(self->ceilings.items);
+    free(self->forgotten.items);
+    self->device.close(self->device.context);
+    pthread_cond_destroy(&self->keeper_work);
+    pthread_cond_destroy(&self->ready_changed);
+    pthread_mutex_destroy(&self->mutex);
+    free(self);
+}
+
+static void stop_keeper(struct wal *self)
+{
+    pthread_mutex_lock(&self->mutex);
+    self->keeper_stop = true;
+    pthread_cond_signal(&self->keeper_work);
+    pthread_mutex_unlock(&self->mutex);
+    pthread_join(self->keeper_thread, NULL);
+}
+
+static enum sluice_status start_threads(struct wal *self)
+{
+    /* Signals are the process's business, not these threads'. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool keeper = pthread_create(&self->keeper_thread, NULL, wal__keeper_run, self) == 0;
+    bool persist = keeper && pthread_create(&self->persist_thread, NULL, wal__persist_run, self) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (keeper && !persist)
+        stop_keeper(self);
+    return keeper && persist ? SLUICE_OK : SLUICE_MEMORY;
+}
+
+/* The first batch shall not wait for a segment, and a full disk shall be told at the start. */
+static enum sluice_status prepare_first(struct wal *self, char *error, size_t error_size)
+{
+    pthread_mutex_lock(&self->mutex);
+    self->keeper_wanted = self->current == NULL;
+    wal__keep(self);
+    enum sluice_status status = self->current == NULL && self->ready_count == 0 ? self->keeper_error : SLUICE_OK;
+    self->checkpoint_due = wal__mark_dying(self);
+    pthread_mutex_unlock(&self->mutex);
+    if (status != SLUICE_OK)
+        snprintf(error, error_size, "the log's first segment of %llu bytes cannot be made: %s",
+                 (unsigned long long)self->device.segment_bytes, sluice_status_text(status));
+    return status;
+}
+
+enum sluice_status wal_open(const struct wal_options *options,
+                            void (*replay)(void *arg, const struct wal_record *record), void *arg, struct wal **out,
+                            char *error, size_t error_size)
+{
+    const struct wal__replay to = {.record = replay, .arg = arg};
+    enum sluice_status status = SLUICE_MEMORY;
+    snprintf(error, error_size, "no memory for the log");
+    struct wal *self = memory__allocate_zeroed(1, sizeof(*self));
+    if (self == NULL) {
+        options->device.close(options->device.context);
+        return status;
+    }
+    self->device = options->device;
+    self->thread = options->thread;
+    self->completed_fd = -1;
+    pthread_mutex_init(&self->mutex, NULL);
+    pthread_cond_init(&self->keeper_work, NULL);
+    pthread_cond_init(&self->ready_changed, NULL);
+    status = queue_create(WAL_QUEUE_CAPACITY, &self->submitted);
+    if (status == SLUICE_OK)
+        status = queue_create(WAL_QUEUE_CAPACITY, &self->returned);
+    if (status == SLUICE_OK && self->thread) {
+        self->completed_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+        if (self->completed_fd < 0)
+            status = SLUICE_IO;
+    }
+    if (status == SLUICE_OK)
+        status = wal__recover(self, &to, error, error_size);
+    if (status == SLUICE_OK)
+        status = prepare_first(self, error, error_size);
+    if (status == SLUICE_OK && self->log == 0)
+        self->log = random_os() | 1;
+    if (status == SLUICE_OK && self->thread)
+        status = start_threads(self);
+    if (status != SLUICE_OK) {
+        release(self);
+        return status;
+    }
+    *out = self;
+    return SLUICE_OK;
+}
+
+void wal_close(struct wal *self)
+{
+    if (self == NULL)
+        return;
+    wal_submit(self);
+    if (self->thread) {
+        while (!queue_push(self->submitted, &wal__stop))
+            nanosleep(&(struct timespec){.tv_nsec = QUEUE_FULL_WAIT_NS}, NULL);
+        pthread_join(self->persist_thread, NULL);
+        self->stop_seen = false;
+    }
+    while (wal__write_batch(self, 0))
+        continue;
+    /* After it the last batch is no longer the last one: if it is found damaged, that was no torn write. */
+    if (self->sequence > 0)
+        wal__write_batch(self, WAL_BATCH_CLOSING);
+    if (self->thread)
+        stop_keeper(self);
+    release(self);
+}
+
+static struct wal__submission *submission_get(struct wal *self)
+{
+    struct wal__submission *submission = queue_pop(self->returned);
+    if (submission != NULL)
+        return submission;
+    submission = memory__allocate(sizeof(*submission) + WAL_SUBMIT_RECORDS * sizeof(struct wal_record));
+    if (submission != NULL)
+        *submission = (struct wal__submission){.capacity = WAL_SUBMIT_RECORDS};
+    return submission;
+}
+
+enum sluice_status wal_append(struct wal *self, const struct wal_record *record)
+{
+    enum sluice_status error = (enum sluice_status)atomic_load_explicit(&self->error, memory_order_relaxed);
+    if (error != SLUICE_OK)
+        return error;
+    ASSERT(record->type >= WAL_ENTRY && record->type <= WAL_STABLE);
+    struct wal__submission *pending = self->pending;
+    if (pending == NULL) {
+        pending = submission_get(self);
+        if (pending == NULL)
+            return SLUICE_MEMORY;
+        self->pending = pending;
+    }
+    if (pending->count == pending->capacity) {
+        uint32_t capacity = pending->capacity * 2;
+        struct wal__submission *grown =
+            memory__reallocate(pending, sizeof(*pending) + capacity * sizeof(struct wal_record));
+        if (grown == NULL)
+            return SLUICE_MEMORY;
+        grown->capacity = capacity;
+        self->pending = pending = grown;
+    }
+    struct wal_record *copy = &pending->records[pending->count++];
+    *copy = *record;
+    if (record->type != WAL_ENTRY) {
+        copy->entry = (struct entry){0};
+        return SLUICE_OK;
+    }
+    ASSERT(record->entry.group == record->group);
+    if (record->entry.body != NULL)
+        buf_ref(record->entry.body);
+    return SLUICE_OK;
+}
+
+uint64_t wal_submit(struct wal *self)
+{
+    struct wal__submission *pending = self->pending;
+    if (pending == NULL || pending->count == 0)
+        return self->ticket;
+    pending->ticket = ++self->ticket;
+    self->pending = NULL;
+    /* Thousands of submissions ahead of the disk: this is the back-pressure. */
+    while (!queue_push(self->submitted, pending)) {
+        if (self->thread)
+            nanosleep(&(struct timespec){.tv_nsec = QUEUE_FULL_WAIT_NS}, NULL);
+        else
+            wal__write_batch(self, 0);
+    }
+    return self->ticket;
+}
+
+int wal_fd(const struct wal *self)
+{
+    return self->completed_fd;
+}
+
+uint64_t wal_completed(struct wal *self, enum sluice_status *error)
+{
+    if (atomic_load(&self->rung)) {
+        uint64_t count;
+        ssize_t got;
+        do
+            got = read(self->completed_fd, &count, sizeof(count));
+        while (got < 0 && errno == EINTR);
+        /* In this order: a completion that finds `rung` still set does not ring, but is seen below. */
+        atomic_store(&self->rung, false);
+    }
+    *error = (enum sluice_status)atomic_load(&self->error);
+    return atomic_load(&self->completed);
+}
+
+void wal_flush(struct wal *self)
+{
+    ASSERT(!self->thread);
+    while (wal__write_batch(self, 0))
+        continue;
+}
+
+void wal_release(struct wal *self, uint32_t group, uint64_t revision)
+{
+    pthread_mutex_lock(&self->mutex);
+    const struct wal__row *promise = wal__rows_find(&self->promises, group);
+    /* Without memory the segment is released another time. */
+    enum sluice_status status = wal__rows_raise(&self->released, group, promise == NULL ? 0 : promise->epoch, revision);
+    bool due = status == SLUICE_OK && wal__mark_dying(self);
+    if (due)
+        self->checkpoint_due = true;
+    pthread_mutex_unlock(&self->mutex);
+    if (due && self->thread)
+        (void)!queue_push(self->submitted, &wal__nudge); /* full: it is awake */
+}
+
+bool wal_wants_flush(const struct wal *self)
+{
+    return atomic_load(&self->wants_flush);
+}
+
+void wal_figures(const struct wal *self, struct wal_figures *out)
+{
+    *out = (struct wal_figures){
+        .bytes_written = atomic_load(&self->bytes_written),
+        .bytes_payload = atomic_load(&self->bytes_payload),
+        .batches = atomic_load(&self->batches),
+        .records = atomic_load(&self->records),
+    };
+}
