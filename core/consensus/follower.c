@@ -24,9 +24,12 @@ static void follow(struct step *step, const struct paxos_message *message)
     struct paxos *self = step->self;
     if (message->ballot > self->promised)
         election__leave_for(step, message->ballot);
-    if (self->ballot != message->ballot || self->role != PAXOS_FOLLOWER) {
+    if (self->ballot != message->ballot) {
         self->ballot = message->ballot;
         self->match = self->stable;
+        /* After a restart: what was accepted under this very ballot before is contiguous from the stable index on. */
+        while (self->match < self->last && paxos__slot(self, self->match + 1)->ballot == message->ballot)
+            self->match++;
         if (self->match_durable > self->match)
             self->match_durable = self->match;
     }

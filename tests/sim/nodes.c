@@ -1,0 +1,391 @@
+/* Nodes: the real host over a simulated network and disk. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/sim.h"
+
+/* ---- Disk: what a crash leaves is what was written, and some first part of what was being written ---- */
+
+static struct wal_record copy_record(const struct wal_record *record)
+{
+    struct wal_record copy = *record;
+    if (copy.entry.body != NULL)
+        copy.entry.body = buf_ref(copy.entry.body);
+    return copy;
+}
+
+static enum sluice_status env_persist(void *arg, const struct wal_record *record)
+{
+    struct sim_node *node = arg;
+    if (node->gathering == NULL)
+        node->gathering = calloc(1, sizeof(*node->gathering));
+    struct sim_batch *batch = node->gathering;
+    if (batch->count == batch->capacity) {
+        batch->capacity = batch->capacity == 0 ? 16 : batch->capacity * 2;
+        batch->records = realloc(batch->records, batch->capacity * sizeof(*batch->records));
+    }
+    batch->records[batch->count++] = copy_record(record);
+    return SLUICE_OK;
+}
+
+static void to_disk(struct sim_node *node, const struct wal_record *record)
+{
+    if (node->disk_count == node->disk_capacity) {
+        node->disk_capacity = node->disk_capacity == 0 ? 256 : node->disk_capacity * 2;
+        node->disk = realloc(node->disk, node->disk_capacity * sizeof(*node->disk));
+    }
+    node->disk[node->disk_count++] = *record;
+}
+
+static void finish_batch(struct sim_node *node, size_t kept)
+{
+    struct sim_batch *batch = node->writing;
+    for (size_t i = 0; i < batch->count; i++)
+        if (i < kept)
+            to_disk(node, &batch->records[i]);
+        else
+            buf_unref(batch->records[i].entry.body);
+    node->writing = batch->next;
+    if (node->writing == NULL)
+        node->writing_tail = &node->writing;
+    free(batch->records);
+    free(batch);
+}
+
+static void start_write(struct sim_node *node);
+
+static void written(struct sim_event *event)
+{
+    struct sim_node *node = event->arg;
+    if (node->up && node->incarnation == event->c) {
+        if (sim_node_hold(node, event))
+            return;
+        uint64_t ticket = node->writing->ticket;
+        finish_batch(node, SIZE_MAX);
+        if (node->writing != NULL)
+            start_write(node);
+        host_persisted(node->host, ticket);
+        sim_node_round(node);
+    }
+    free(event);
+}
+
+static void start_write(struct sim_node *node)
+{
+    sim_after(50 * NS_PER_US + random_below(&sim.random, sim.faults.disk_ns_max), written, node)->c = node->incarnation;
+}
+
+static uint64_t env_persist_submit(void *arg)
+{
+    struct sim_node *node = arg;
+    struct sim_batch *batch = node->gathering;
+    if (batch == NULL)
+        return 0;
+    node->gathering = NULL;
+    batch->ticket = ++node->tickets;
+    bool idle = node->writing == NULL;
+    *node->writing_tail = batch;
+    node->writing_tail = &batch->next;
+    if (idle)
+        start_write(node);
+    return batch->ticket;
+}
+
+/* ---- Network ---- */
+
+static void arrive(struct sim_event *event)
+{
+    struct sim_node *node = &sim.nodes[event->b];
+    if (node->up) {
+        if (sim_node_hold(node, event))
+            return;
+        host_peer_message(node->host, (uint16_t)event->a, event->data, event->size);
+        sim_node_round(node);
+    }
+    free(event->data);
+    free(event);
+}
+
+static uint8_t *join(const struct slice *parts, unsigned count, size_t *size)
+{
+    *size = 0;
+    for (unsigned i = 0; i < count; i++)
+        *size += parts[i].size;
+    uint8_t *data = malloc(*size + 1), *at = data;
+    for (unsigned i = 0; i < count; i++) {
+        memcpy(at, parts[i].data, parts[i].size);
+        at += parts[i].size;
+    }
+    return data;
+}
+
+static uint64_t link_delay(void)
+{
+    uint64_t delay = 20 * NS_PER_US + random_below(&sim.random, sim.faults.link_ns_max);
+    return sim_fault(sim.faults.late) ? delay + random_below(&sim.random, 500 * NS_PER_MS) : delay;
+}
+
+static void env_send_peer(void *arg, uint16_t to, const struct slice *parts, unsigned count)
+{
+    struct sim_node *node = arg;
+    if (sim.cut[node->id][to] || sim_fault(sim.faults.lose))
+        return;
+    for (uint32_t copies = sim_fault(sim.faults.twice) ? 2 : 1; copies > 0; copies--) {
+        struct sim_event *event = sim_after(link_delay(), arrive, node);
+        event->a = node->id;
+        event->b = to;
+        event->data = join(parts, count, &event->size);
+    }
+}
+
+static void arrive_at_client(struct sim_event *event)
+{
+    sim_client_reply(event->a, event->data, event->size);
+    free(event->data);
+    free(event);
+}
+
+static void env_send_client(void *arg, void *link, const struct slice *parts, unsigned count, struct buf *payload,
+                            uint32_t offset, uint32_t size)
+{
+    struct slice all[8];
+    (void)arg;
+    memcpy(all, parts, count * sizeof(*parts));
+    if (payload != NULL)
+        all[count++] = (struct slice){payload->data + offset, size};
+    if (sim_fault(sim.faults.lose))
+        return;
+    struct sim_event *event = sim_after(link_delay(), arrive_at_client, NULL);
+    event->a = (uint32_t)(uintptr_t)link - 1;
+    event->data = join(all, count, &event->size);
+}
+
+static uint64_t env_client_pending(void *arg, void *link)
+{
+    (void)arg;
+    (void)link;
+    return 0;
+}
+
+/* ---- The rest of what a host asks for ---- */
+
+static uint64_t env_monotonic(void *arg)
+{
+    return sim_monotonic(arg);
+}
+
+static uint64_t env_realtime(void *arg)
+{
+    return sim_realtime(arg);
+}
+
+static bool env_owns(void *arg, uint32_t shard, const char *key, size_t size)
+{
+    (void)arg;
+    (void)shard;
+    (void)key;
+    (void)size;
+    return true;
+}
+
+static bool env_storage_full(void *arg)
+{
+    (void)arg;
+    return false;
+}
+
+static enum sluice_status env_map_apply(void *arg, const struct entry *entry, struct versions *versions,
+                                        struct machine_outcome *outcome, char **reply)
+{
+    (void)arg;
+    (void)outcome;
+    (void)reply;
+    return versions_apply(versions, entry, NULL, 0, NULL, 0);
+}
+
+static void env_control(void *arg, void *link, const struct wire_header *header, const void *body)
+{
+    (void)arg;
+    (void)link;
+    (void)header;
+    (void)body;
+}
+
+static void env_role(void *arg, uint32_t group, uint64_t epoch, bool leading)
+{
+    (void)arg;
+    (void)group;
+    (void)epoch;
+    sim.elections += leading;
+}
+
+/* Stands for the map group: admits at once, which is the hardest case for the rule that leads here. */
+static void env_caught_up(void *arg, uint32_t group, uint64_t epoch)
+{
+    struct sim_node *node = arg;
+    (void)epoch;
+    node->host->next_tick_ns = 0;
+    host__replica(node->host, group)->paxos.options.amnesiac = false;
+}
+
+static void env_fatal(void *arg, enum sluice_status status, const char *what)
+{
+    struct sim_node *node = arg;
+    sim_fail("node %u cannot go on: %s: %s", node->id, what, sluice_status_text(status));
+}
+
+static void wake(struct sim_event *event)
+{
+    struct sim_node *node = event->arg;
+    if (node->up && node->incarnation == event->c) {
+        if (sim_node_hold(node, event))
+            return;
+        if (node->wake_at <= sim.now)
+            node->wake_set = false;
+        sim_node_round(node);
+    }
+    free(event);
+}
+
+void sim_node_round(struct sim_node *node)
+{
+    host_tick(node->host);
+    host_flush(node->host);
+    sim_check_node(node);
+    uint64_t now = sim_monotonic(node), next = host_next_ns(node->host);
+    uint64_t delay = next <= now ? 1000 : next - now > NS_PER_S ? NS_PER_S : next - now;
+    if (!node->wake_set || sim.now + delay < node->wake_at) {
+        node->wake_set = true;
+        node->wake_at = sim.now + delay;
+        sim_after(delay, wake, node)->c = node->incarnation;
+    }
+}
+
+static void awake(struct sim_event *event)
+{
+    struct sim_node *node = event->arg;
+    bool same = node->up && node->incarnation == event->c;
+    free(event);
+    if (!same || sim.now < node->paused_until)
+        return;
+    size_t count = node->held.count;
+    struct sim_event *items[4096];
+    memcpy(items, node->held.items, count * sizeof(*items));
+    node->held.count = 0;
+    for (size_t i = 0; i < count; i++)
+        items[i]->run(items[i]);
+}
+
+bool sim_node_hold(struct sim_node *node, struct sim_event *event)
+{
+    if (sim.now >= node->paused_until)
+        return false;
+    if (node->held.count == 4096)
+        sim_fail("a paused node got more than the simulator holds for it");
+    if (node->held.count == 0)
+        sim_after(node->paused_until - sim.now, awake, node)->c = node->incarnation;
+    node->held.items[node->held.count++] = event;
+    return true;
+}
+
+void sim_node_start(struct sim_node *node)
+{
+    const struct host_options options = {
+        .pairs = {.node = (uint16_t)node->id,
+                  .incarnation = ++node->incarnation,
+                  .lease_ns = 60 * NS_PER_MS,
+                  .beat_ns = 20 * NS_PER_MS,
+                  .idle_lease_ns = 300 * NS_PER_MS,
+                  .idle_beat_ns = 100 * NS_PER_MS,
+                  .idle_after_ns = NS_PER_S,
+                  .drift_ppm = 1000,
+                  .ceiling_ahead_ns = 250 * NS_PER_MS},
+        .seed = random_next(&sim.random),
+        .window = 64,
+    };
+    const struct host_env env = {
+        .arg = node,
+        .monotonic_ns = env_monotonic,
+        .realtime_ns = env_realtime,
+        .send_peer = env_send_peer,
+        .send_client = env_send_client,
+        .client_pending = env_client_pending,
+        .persist = env_persist,
+        .persist_submit = env_persist_submit,
+        .owns = env_owns,
+        .storage_full = env_storage_full,
+        .map_apply = env_map_apply,
+        .control = env_control,
+        .role = env_role,
+        .caught_up = env_caught_up,
+        .fatal = env_fatal,
+    };
+    ASSERT(!node->up && host_create(&options, &env, &node->host) == SLUICE_OK);
+    node->up = true;
+    node->paused_until = 0;
+    node->wake_set = false;
+    node->writing_tail = &node->writing;
+    for (size_t i = 0; i < node->disk_count; i++)
+        if (host_recover(node->host, &node->disk[i]) != SLUICE_OK)
+            sim_fail("node %u cannot recover", node->id);
+    host_start(node->host);
+    for (uint32_t id = 1; id <= sim.node_count; id++)
+        host_peer_add(node->host, (uint16_t)id);
+    for (uint32_t group = 1; group <= sim.group_count; group++) {
+        struct host_group description = {.group = group,
+                                         .epoch = 1,
+                                         .replica_count = sim.node_count,
+                                         .memory_only = sim.memory_only,
+                                         .amnesiac = sim.memory_only && node->incarnation > 1};
+        for (uint32_t i = 0; i < sim.node_count; i++)
+            description.replicas[i] = (uint16_t)(1 + (group + i) % sim.node_count);
+        if (host_group_add(node->host, &description) != SLUICE_OK)
+            sim_fail("node %u cannot open group %u", node->id, group);
+        node->checked[group] = 0;
+    }
+    sim_node_round(node);
+}
+
+static void drop_batch(struct sim_batch *batch)
+{
+    for (size_t i = 0; batch != NULL && i < batch->count; i++)
+        buf_unref(batch->records[i].entry.body);
+    if (batch != NULL)
+        free(batch->records);
+    free(batch);
+}
+
+void sim_node_crash(struct sim_node *node)
+{
+    ASSERT(node->up);
+    node->up = false;
+    sim.crashes++;
+    /* Of what was on its way, some first part may have reached the disk: whole batches, and of the last one some
+     * records. */
+    bool cut = false;
+    while (node->writing != NULL) {
+        size_t kept = cut                            ? 0
+                      : random_below(&sim.random, 2) ? SIZE_MAX
+                                                     : random_below(&sim.random, node->writing->count + 1);
+        cut = kept != SIZE_MAX;
+        finish_batch(node, kept);
+    }
+    drop_batch(node->gathering);
+    node->gathering = NULL;
+    for (size_t i = 0; i < node->held.count; i++) {
+        free(node->held.items[i]->data);
+        free(node->held.items[i]);
+    }
+    node->held.count = 0;
+    host_destroy(node->host);
+    node->host = NULL;
+}
+
+void sim_node_free(struct sim_node *node)
+{
+    if (node->up)
+        sim_node_crash(node);
+    for (size_t i = 0; i < node->disk_count; i++)
+        buf_unref(node->disk[i].entry.body);
+    free(node->disk);
+}

@@ -1,0 +1,156 @@
+/* A whole cluster in one process, one thread and one seed: the real shards, consensus and state machines over a
+ * simulated network, disks and clocks. */
+#ifndef TESTS_SIM_H
+#define TESTS_SIM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/base/random.h"
+#include "core/shard/host__.h"
+
+#define SIM_NODES_MAX   5
+#define SIM_GROUPS_MAX  3
+#define SIM_CLIENTS_MAX 8
+#define SIM_KEYS        4
+
+/* Which faults a run has, and how much; drawn from the seed (a swarm). Rates are per million. */
+struct sim_faults {
+    uint32_t lose, twice, late; /* messages between nodes */
+    uint32_t crash;             /* per fault tick (10 ms) and node */
+    uint32_t partition;         /* per fault tick */
+    uint32_t pause;             /* a process stands still for up to 2 s */
+    uint64_t disk_ns_max;       /* how long a group commit may take */
+    uint32_t drift_ppm;         /* of monotonic clocks, each way */
+    uint64_t skew_ns;           /* of wall clocks, each way */
+    uint64_t link_ns_max;
+};
+
+struct sim_event {
+    uint64_t time, number;
+    void (*run)(struct sim_event *event);
+    void *arg;
+    uint32_t a, b;
+    uint64_t c;
+    uint8_t *data;
+    size_t size;
+};
+
+/* One group commit on its way to the disk. */
+struct sim_batch {
+    struct sim_batch *next;
+    uint64_t ticket;
+    struct wal_record *records;
+    size_t count, capacity;
+};
+
+struct sim_node {
+    uint32_t id; /* 1 … */
+    bool up;
+    uint64_t paused_until;
+    uint64_t incarnation;
+    int64_t drift_ppm;
+    int64_t skew_ns;
+    struct host *host;
+    struct wal_record *disk; /* what is durable, in order */
+    size_t disk_count, disk_capacity;
+    struct sim_batch *gathering, *writing, **writing_tail;
+    uint64_t tickets;
+    bool wake_set;
+    uint64_t wake_at;
+    uint64_t checked[SIM_GROUPS_MAX + 1]; /* applied entries compared so far */
+    struct {
+        struct sim_event *items[4096];
+        size_t count;
+    } held; /* what arrived while it stood still */
+};
+
+/* The one log that all replicas of a group must hold. */
+struct sim_log {
+    struct sim_chosen {
+        uint64_t time;
+        uint32_t crc;
+        uint16_t kind;
+    } * entries;
+    size_t count, capacity;
+    uint64_t closed_time, closed_index;
+};
+
+enum sim_kind { SIM_PUT, SIM_PUT_IF, SIM_PUT_ABSENT, SIM_DELETE, SIM_GET, SIM_GET_AT };
+struct sim_operation {
+    enum sim_kind kind;
+    uint32_t client, key, group;
+    uint64_t started, ended; /* 0: no answer, its outcome is unknown */
+    uint64_t value;          /* written, or read (0: none) */
+    uint64_t condition;
+    uint64_t at;      /* SIM_GET_AT */
+    uint64_t version; /* made or seen */
+    bool failed;      /* certainly not applied; a condition failed at `version`, where that is known */
+    bool seen;        /* version says what was there */
+    bool deleted;
+};
+
+struct sim_client {
+    uint32_t id;
+    uint64_t sequence;
+    uint64_t attempt;          /* names the latest request on the wire */
+    struct sim_operation *now; /* under way */
+    uint64_t deadline;
+    uint32_t node; /* asked last */
+    uint64_t hlc;
+};
+
+struct sim {
+    uint64_t seed, now, events_run, numbers;
+    struct random random;
+    struct sim_faults faults;
+    uint32_t node_count, group_count, client_count;
+    bool memory_only, healing;
+    struct sim_node nodes[SIM_NODES_MAX + 1];
+    bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to */
+    struct sim_log logs[SIM_GROUPS_MAX + 1];
+    struct sim_client clients[SIM_CLIENTS_MAX];
+    struct sim_operation *history;
+    size_t history_count, history_capacity;
+    uint64_t values;
+    struct sim_event **queue;
+    size_t queue_count, queue_capacity;
+    uint64_t acknowledged, reads, crashes, partitions, elections;
+    uint64_t trace; /* a digest of everything that happened, to prove that a seed replays */
+    bool verbose;
+};
+
+extern struct sim sim;
+
+/* Says what is wrong, with the seed that shows it again, and ends. */
+_Noreturn void sim_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* world.c: time and events. */
+struct sim_event *sim_after(uint64_t delay, void (*run)(struct sim_event *event), void *arg);
+bool sim_run_one(void);
+uint64_t sim_monotonic(const struct sim_node *node);
+uint64_t sim_realtime(const struct sim_node *node);
+/* True when the run goes on with that chance; no faults while healing. */
+bool sim_fault(uint32_t per_million);
+void sim_world_free(void);
+
+/* nodes.c */
+void sim_node_start(struct sim_node *node);
+void sim_node_crash(struct sim_node *node);
+void sim_node_round(struct sim_node *node);
+/* Runs `event` at the node now, or when it is awake again; false: it is down, the event is dropped. */
+bool sim_node_hold(struct sim_node *node, struct sim_event *event);
+void sim_node_free(struct sim_node *node);
+
+/* clients.c */
+void sim_clients_start(void);
+void sim_client_reply(uint32_t client, const uint8_t *data, size_t size);
+
+/* check.c */
+void sim_check_node(struct sim_node *node);
+void sim_check_leases(void);
+void sim_check_history(void);
+/* Everything has healed: all replicas hold the same, and all that was acknowledged. */
+void sim_check_end(void);
+
+#endif
