@@ -22,7 +22,7 @@
 #define CONNECT_TIMEOUT_MS_DEFAULT 2000u
 #define ACCEPTS_PER_POLL           64
 #define ACCEPT_RETRY_NS            (100 * NS_PER_MS)
-#define GREETING_MAX               1024u /* strangers that say nothing may hold this many descriptors for one handshake's time */
+#define GREETING_MAX               1024u /* strangers that say nothing hold at most so many descriptors */
 #define LOG_LINES_MAX              10u
 #define LOG_WINDOW_NS              (10 * NS_PER_S)
 

@@ -16,21 +16,17 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/panic.h"
-#include "core/rdma/fabric__provider.h"
+#include "core/rdma/shm__memory.h"
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
 
 #define RETRY_NS (5 * NS_PER_MS)
-#define LINGER_NS                                                                                                      \
-    (250 * NS_PER_MS) /* between the closing of a process's sockets and the proof of its death lie microseconds,       \
-                         seldom more */
-#define COLD_VISITS         1000u /* visits that find nothing before a link is no longer looked at */
-#define COLD_VISITS_CROWDED 16u   /* the same when many are looked at */
-#define CROWD               32u
-#define CONTROLS_PER_VISIT  64
-#define BACKLOG             4096
+/* Between the closing of a process's sockets and the proof of its death lie microseconds, seldom more. */
+#define LINGER_NS          (250 * NS_PER_MS)
+#define CONTROLS_PER_VISIT 64
+#define BACKLOG            4096
 
 /* What goes over the socket once the link is up. */
 enum control_kind { CONTROL_GRANT = 1, CONTROL_REVOKE = 2, CONTROL_BYE = 3 };
@@ -165,7 +161,9 @@ static bool know_peer(struct fabric_link *link)
     if (peer.pid == getpid())
         return true; /* both ends live and die together */
     size = sizeof(shm->pidfd);
-    if (getsockopt(link->fd, SOL_SOCKET, SO_PEERPIDFD, &shm->pidfd, &size) != 0) {
+    if (getsockopt(link->fd, SOL_SOCKET, SO_PEERPIDFD, &shm->pidfd, &size) != 0)
+        shm->pidfd = -1;
+    if (shm->pidfd < 0 && errno == ENOPROTOOPT) {
         /* Before Linux 6.5: the number might have been given to another process since, but not while our peer still
          * holds its socket. */
         struct pollfd alive = {.fd = link->fd, .events = POLLRDHUP};
@@ -177,7 +175,7 @@ static bool know_peer(struct fabric_link *link)
         fabric__epoll_add(link->fabric, shm->pidfd, EPOLLIN | EPOLLET, &shm->pidfd_source) != SLUICE_OK)
         close_fd(&shm->pidfd);
     if (shm->pidfd < 0)
-        LOG_INFO("fabric", "%s lives in another process namespace: its death can't be proved, only guessed",
+        LOG_INFO("fabric", "%s: the kernel gives no hold on its process, so its death can be guessed, not proved",
                  link->name);
     return true;
 }
@@ -187,7 +185,9 @@ static enum sluice_status shm_accept(struct fabric__listener *listener)
     struct fabric *self = listener->fabric;
     int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0)
-        return errno == EAGAIN || errno == ECONNABORTED || errno == EINTR ? SLUICE_AGAIN : SLUICE_MEMORY;
+        return errno == EAGAIN                                         ? SLUICE_AGAIN
+               : errno == EMFILE || errno == ENFILE || errno == ENOMEM ? SLUICE_MEMORY
+                                                                       : SLUICE_OK;
     struct fabric_link *link = fabric__link_create(self, &fabric__shm_provider, true);
     if (!link) {
         (void)close(fd);
@@ -243,169 +243,6 @@ static enum sluice_status shm_connect(struct fabric_link *link, const char *rest
     return SLUICE_OK;
 }
 
-/* --- slots and the bell --- */
-
-static bool slot_take(struct fabric_link *link)
-{
-    struct fabric *self = link->fabric;
-    uint32_t slot = self->slot_free;
-    while (slot < self->slot_count && self->slots[slot])
-        slot++;
-    if (slot == self->slot_count) {
-        uint32_t count = slot ? 2 * slot : 64;
-        if (count > FABRIC__SLOTS_MAX)
-            count = FABRIC__SLOTS_MAX;
-        struct fabric_link **slots = slot < count ? realloc(self->slots, count * sizeof(struct fabric_link *)) : NULL;
-        if (!slots)
-            return false;
-        memset(slots + slot, 0, (count - slot) * sizeof(struct fabric_link *));
-        self->slots = slots;
-        self->slot_count = count;
-    }
-    self->slots[slot] = link;
-    self->slot_free = slot + 1;
-    link->shm.slot = slot;
-    link->shm.has_slot = true;
-    return true;
-}
-
-static void unattend(struct fabric_link *link)
-{
-    struct fabric *self = link->fabric;
-    uint64_t bit = UINT64_C(1) << (link->shm.slot % 64);
-    link->shm.attended = false;
-    self->attended[link->shm.slot / 64] &= ~bit;
-    atomic_fetch_and(&self->bell->words[link->shm.slot / 64], ~bit);
-}
-
-static void attend(struct fabric_link *link)
-{
-    struct fabric *self = link->fabric;
-    uint64_t bit = UINT64_C(1) << (link->shm.slot % 64);
-    link->shm.attended = true;
-    link->shm.cold = 0;
-    self->attended[link->shm.slot / 64] |= bit;
-    if (!(atomic_load_explicit(&self->bell->words[link->shm.slot / 64], memory_order_relaxed) & bit))
-        atomic_fetch_or(&self->bell->words[link->shm.slot / 64], bit);
-    fabric__activate(link);
-}
-
-static void slot_give_back(struct fabric_link *link)
-{
-    if (!link->shm.has_slot)
-        return;
-    unattend(link);
-    link->shm.has_slot = false;
-    link->fabric->slots[link->shm.slot] = NULL;
-    if (link->shm.slot < link->fabric->slot_free)
-        link->fabric->slot_free = link->shm.slot;
-}
-
-bool fabric__bell_work(const struct fabric *self)
-{
-    uint32_t words = (self->slot_count + 63) / 64;
-    for (uint32_t i = 0; i < words; i++) {
-        if (atomic_load(&self->bell->words[i]) & ~self->attended[i])
-            return true;
-    }
-    return false;
-}
-
-void fabric__bell_scan(struct fabric *self)
-{
-    uint32_t words = (self->slot_count + 63) / 64;
-    for (uint32_t i = 0; i < words; i++) {
-        uint64_t fresh = atomic_load_explicit(&self->bell->words[i], memory_order_relaxed) & ~self->attended[i];
-        while (fresh) {
-            uint32_t slot = i * 64 + (uint32_t)__builtin_ctzll(fresh);
-            uint64_t bit = fresh & -fresh;
-            fresh &= ~bit;
-            struct fabric_link *link = slot < self->slot_count ? self->slots[slot] : NULL;
-            /* A bit of nobody's, or of a link whose handshake is not over: the first look at it comes with LINK_UP. */
-            if (link && link->state >= LINK__ANSWERED && link->state < LINK__ENDING)
-                attend(link);
-            else
-                atomic_fetch_and(&self->bell->words[i], ~bit);
-        }
-    }
-}
-
-static void ring_bell(struct fabric_link *link)
-{
-    struct fabric__bell *bell = link->shm.bell;
-    _Atomic uint64_t *word = &bell->words[link->shm.peer_slot / 64];
-    uint64_t bit = UINT64_C(1) << (link->shm.peer_slot % 64);
-    if (!(atomic_load(word) & bit))
-        atomic_fetch_or(word, bit);
-    if (atomic_load(&bell->sleeping) && atomic_exchange(&bell->sleeping, 0)) {
-        uint64_t one = 1;
-        link->fabric->woke_peer = true;
-        ssize_t written = write(link->shm.wake_fd, &one, sizeof(one));
-        (void)written; /* it can't be full but by a peer that fills it itself, and then that peer is awake */
-    }
-}
-
-static bool shm_rest(struct fabric_link *link)
-{
-    if (!link->shm.attended)
-        return true;
-    if (++link->shm.cold < (link->fabric->active_count > CROWD ? COLD_VISITS_CROWDED : COLD_VISITS))
-        return false;
-    unattend(link);
-    /* Clear the bit, then look once more: a sender stores its tail, then looks at the bit. One of the two sees the
-     * other. */
-    if (!fabric__link_work(link))
-        return true;
-    attend(link);
-    return false;
-}
-
-/* --- memory --- */
-
-static enum sluice_status shm_place(struct fabric_link *link, const struct ring__plan *plan,
-                                    const struct fabric__message *message, uint32_t offset)
-{
-    const struct ring__memory *ring = &link->shm.peer;
-    uint8_t *at = ring->bytes + (link->writer.tail & (ring->size - 1));
-    memcpy(at, plan->header, plan->header_size);
-    at += plan->header_size;
-    struct fabric__cursor cursor = fabric__cursor(message, offset, plan->payload_size);
-    const uint8_t *data;
-    uint32_t size;
-    bool in_buf;
-    while (fabric__cursor_next(&cursor, &data, &size, &in_buf)) {
-        memcpy(at, data, size);
-        at += size;
-    }
-    return SLUICE_OK;
-}
-
-static void shm_publish(struct fabric_link *link)
-{
-    struct ring__control *control = link->shm.peer.control;
-    if (link->reader.credited != link->reader.head) {
-        link->reader.credited = link->reader.head;
-        atomic_store_explicit(&control->credit, link->reader.head, memory_order_release);
-    }
-    link->writer.published = link->writer.tail;
-    /* Sequentially consistent: the tail is out before the bell is looked at. See fabric_arm and shm_rest. */
-    atomic_store(&control->tail, link->writer.tail);
-    ring_bell(link);
-}
-
-static void shm_credit(struct fabric_link *link)
-{
-    link->reader.credited = link->reader.head;
-    atomic_store(&link->shm.peer.control->credit, link->reader.head);
-    ring_bell(link);
-}
-
-static uint64_t shm_backlog(const struct fabric_link *link)
-{
-    (void)link;
-    return 0;
-}
-
 /* --- the socket --- */
 
 static enum sluice_status send_packet(struct fabric_link *link, const void *data, size_t size, const int *fds,
@@ -442,7 +279,7 @@ static void hello_add(const struct fabric_link *link, struct fabric__hello *hell
 
 static bool shm_ready(struct fabric_link *link)
 {
-    return slot_take(link);
+    return shm__slot_take(link);
 }
 
 static enum sluice_status send_hello(struct fabric_link *link, const struct fabric__hello *hello)
@@ -495,46 +332,18 @@ static enum sluice_status adopt(struct fabric_link *link, const struct fabric__h
     return SLUICE_OK;
 }
 
-static void drop_window(struct fabric__window **at)
-{
-    struct fabric__window *window = *at;
-    *at = window->next;
-    (void)munmap(window->memory, window->size);
-    free(window);
-}
-
-static void on_grant(struct fabric_link *link, const struct control *control, int fd)
-{
-    struct fabric__window *window = NULL;
-    void *memory = MAP_FAILED;
-    if (fd >= 0 && control->size > 0 && control->size <= SIZE_MAX / 2 && ring__sealed(fd, control->size)) {
-        window = malloc(sizeof(*window));
-        memory = mmap(NULL, control->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    }
-    if (!window || memory == MAP_FAILED) {
-        free(window);
-        fabric__fail(link, FABRIC_DOWN_PROTOCOL, "a region was granted that can't be mapped");
-        return;
-    }
-    (void)madvise(memory, control->size, MADV_DONTFORK);
-    *window = (struct fabric__window){
-        .key = control->key, .memory = memory, .size = control->size, .next = link->shm.windows};
-    link->shm.windows = window;
-}
-
 static void on_control(struct fabric_link *link, const struct control *control, int fd)
 {
+    struct fabric__window **at;
     switch (control->kind) {
     case CONTROL_GRANT:
-        on_grant(link, control, fd);
+        if (shm__window_open(link, control->key, control->size, fd) != SLUICE_OK)
+            fabric__fail(link, FABRIC_DOWN_PROTOCOL, "a region was granted that can't be mapped");
         return;
     case CONTROL_REVOKE:
-        for (struct fabric__window **at = &link->shm.windows; *at; at = &(*at)->next) {
-            if ((*at)->key == control->key) {
-                drop_window(at);
-                return;
-            }
-        }
+        at = shm__window(link, control->key);
+        if (*at)
+            shm__window_close(at);
         return;
     case CONTROL_BYE:
         fabric__fail(link, FABRIC_DOWN_CLOSED, "the peer closed the link");
@@ -671,7 +480,7 @@ static void shm_service(struct fabric_link *link)
         read_packets(link);
     if (link->state == LINK__ANSWERED) {
         link->flags |= flags & LINK__DEAD;
-        attend(link);
+        shm__attend(link);
         return;
     }
     if ((flags | link->flags) & LINK__DEAD) {
@@ -705,53 +514,22 @@ static enum sluice_status shm_revoke(struct fabric_region *region, struct fabric
     return SLUICE_UNPROCESSABLE;
 }
 
-static struct fabric__window *window_find(struct fabric_link *link, uint64_t key)
-{
-    struct fabric__window *window = link->shm.windows;
-    while (window && window->key != key)
-        window = window->next;
-    return window;
-}
-
-/* The end goes last, after all earlier writes, and an aligned word at the end goes as one: receivers poll it. */
-static void place_in_order(uint8_t *at, const uint8_t *data, uint32_t size)
-{
-    if (size >= 8 && ((uintptr_t)(at + size) & 7) == 0) {
-        uint64_t word;
-        memcpy(at, data, size - 8);
-        memcpy(&word, data + size - 8, sizeof(word));
-        __atomic_store_n((uint64_t *)(void *)(at + size - 8), word, __ATOMIC_RELEASE);
-    } else if (size > 0) {
-        memcpy(at, data, size - 1);
-        __atomic_store_n(at + size - 1, data[size - 1], __ATOMIC_RELEASE);
-    }
-}
-
 static enum sluice_status shm_write(struct fabric_link *link, uint64_t key, uint64_t offset, const void *data,
                                     uint32_t size, unsigned flags, uint64_t cookie)
 {
-    struct fabric__window *window = window_find(link, key);
-    if (!window) {
-        /* The key came through the ring; the descriptor was sent before it, over the socket. */
+    /* The key came through the ring; the descriptor was sent before it, over the socket. */
+    if (!*shm__window(link, key))
         read_packets(link);
-        window = window_find(link, key);
-    }
+    struct fabric__window *window = *shm__window(link, key);
     if (link->state != LINK__UP)
         return SLUICE_CLOSED;
-    if (!window)
-        return SLUICE_FORBIDDEN;
-    if (offset > window->size || size > window->size - offset)
-        return SLUICE_RANGE;
-    if (flags & FABRIC_WRITE_SIGNAL) {
-        enum sluice_status status = fabric__completions_push(&link->completions, cookie, SLUICE_OK);
-        if (status != SLUICE_OK)
-            return status;
-        fabric__activate(link);
-    }
-    place_in_order(window->memory + offset, data, size);
-    if (flags & FABRIC_WRITE_WAKE)
-        fabric__mark_dirty(link);
-    return SLUICE_OK;
+    return window ? shm__write(link, window, offset, data, size, flags, cookie) : SLUICE_FORBIDDEN;
+}
+
+static uint64_t shm_backlog(const struct fabric_link *link)
+{
+    (void)link;
+    return 0;
 }
 
 /* --- the end --- */
@@ -766,9 +544,9 @@ static void shm_close(struct fabric_link *link)
     }
     close_fd(&link->fd);
     close_fd(&shm->pidfd);
-    slot_give_back(link);
+    shm__slot_give_back(link);
     while (shm->windows)
-        drop_window(&shm->windows);
+        shm__window_close(&shm->windows);
     for (unsigned i = 0; i < 3; i++)
         close_fd(&shm->came[i]);
 }
@@ -798,16 +576,16 @@ const struct fabric__provider fabric__shm_provider = {
     .unlisten = shm_unlisten,
     .connect = shm_connect,
     .work = shm_work,
-    .rest = shm_rest,
+    .rest = shm__rest,
     .service = shm_service,
     .hello_add = hello_add,
     .send_hello = send_hello,
     .send_verdict = send_verdict,
     .ready = shm_ready,
     .adopt = adopt,
-    .place = shm_place,
-    .publish = shm_publish,
-    .credit = shm_credit,
+    .place = shm__place,
+    .publish = shm__publish,
+    .credit = shm__credit,
     .backlog = shm_backlog,
     .permit = shm_permit,
     .revoke = shm_revoke,
