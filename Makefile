@@ -51,6 +51,7 @@ programs := $(if $(call sources,cli),$(out)/sluice) $(if $(call sources,core/nod
             $(if $(call sources,gateway/main),$(out)/sluice-gateway)
 modules := $(patsubst %,$(out)/lambdas/%.so,$(lambdas))
 unit_programs := $(patsubst %,$(out)/tests/unit-%,$(units))
+fixtures := $(patsubst %.c,$(out)/%.so,$(wildcard tests/unit/*/fixtures/*.c)) # shared objects that tests load
 sim_program := $(if $(call sources,tests/sim),$(out)/tests/sim/sim)
 test_programs := $(unit_programs) $(sim_program) $(addprefix $(out)/,$(single))
 
@@ -97,6 +98,9 @@ $(foreach p,$(single),$(eval $(out)/$(p): $(out)/$(p).c.o))
 from = $(if $(filter %/lib$(1).a,$(firstword $(2))),$(2),$(if $(2),$(call from,$(1),$(wordlist 2,99,$(2)))))
 $(foreach u,$(units),$(eval $(out)/tests/unit-$(u): $(call objects,tests/unit/$(u)) $(or $(call from,$(u),$(libraries)),$(libraries))))
 $(unit_programs): LDLIBS += -lcriterion
+$(foreach u,$(units),$(eval $(out)/tests/unit-$(u): | $(filter $(out)/tests/unit/$(u)/%,$(fixtures))))
+$(fixtures): $(out)/%.so: %.c $(out)/flags api/sluice_lambda.h
+	$(call say,FIXTURE,$<)mkdir -p $(@D); $(CC) $(filter-out -MMD -MP,$(cflags)) -fPIC -fvisibility=hidden -shared -o $@ $<
 $(unit_programs): $(if $(filter-out release,$(MODE)),$(out)/tests/unit/runner.c.o)
 $(programs) $(filter-out $(unit_programs),$(test_programs)): $(libraries)
 $(programs) $(test_programs): $(out)/sources

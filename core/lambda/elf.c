@@ -68,6 +68,21 @@ static const char *other_kind(const uint8_t *data, size_t size)
     return looks_like_text(data, size) ? "a text file" : "no ELF file";
 }
 
+/* The loader maps what the program headers name, and dies of what is missing behind the end. */
+static bool cut_off(const uint8_t *bytes, size_t size, const Elf64_Ehdr *header)
+{
+    if (header->e_phentsize != sizeof(Elf64_Phdr) || header->e_phoff > size ||
+        header->e_phnum > (size - header->e_phoff) / sizeof(Elf64_Phdr))
+        return true;
+    for (size_t i = 0; i < header->e_phnum; i++) {
+        Elf64_Phdr segment;
+        memcpy(&segment, bytes + header->e_phoff + i * sizeof(segment), sizeof(segment));
+        if (segment.p_type != PT_NULL && (segment.p_offset > size || segment.p_filesz > size - segment.p_offset))
+            return true;
+    }
+    return false;
+}
+
 const char *lambda__file_error(const void *data, size_t size, char words[LAMBDA__ERROR_BYTES])
 {
     static const char wanted[] = "a lambda is a shared object (cc -shared -fPIC)";
@@ -107,6 +122,11 @@ const char *lambda__file_error(const void *data, size_t size, char words[LAMBDA_
                  : header.e_type == ET_CORE ? "a core dump"
                                             : "an ELF file of an unknown type",
                  wanted);
+        return words;
+    }
+    if (cut_off(bytes, size, &header)) {
+        snprintf(words, LAMBDA__ERROR_BYTES,
+                 "this ELF file names parts that lie behind its end at %zu bytes; was it cut off?", size);
         return words;
     }
     return NULL;

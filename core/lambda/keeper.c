@@ -121,8 +121,12 @@ static bool move_cursors(struct lambda_host *self, uint64_t now, uint64_t *until
 {
     for (struct lambda_feed *feed = self->feeds; feed != NULL; feed = feed->next) {
         uint64_t cursor = reportable(feed);
-        if (cursor == 0)
+        if (cursor == 0) {
+            /* The reactor is about to say that it has passed the last revision handled. */
+            if (feed->done > feed->durable && feed->oldest == NULL && !feed->stop_seen)
+                earlier(until, now + self->options.cursor_ns);
             continue;
+        }
         bool last = feed->stop_seen && feed->held == 0;
         if (last && feed->last_tried)
             continue; /* one attempt is owed to a stopped feed; the next leader handles again what is behind the cursor
