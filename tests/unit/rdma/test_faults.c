@@ -438,7 +438,7 @@ static void garbage_down_the_stream(struct peer *server, struct random *random)
             frame.offset = server->link->reader.head;
         if (random_chance(random, 900000))
             memcpy(bytes, &frame, sizeof(frame));
-        (void)!send(left.link->fd, bytes, 1 + random_below(random, sizeof(bytes)), MSG_NOSIGNAL | MSG_DONTWAIT);
+        (void)!send(left.link->fd, bytes, sizeof(bytes), MSG_NOSIGNAL | MSG_DONTWAIT);
         peer_poll(server);
     }
     cr_assert_eq(server->downs, downs + 1, "garbage was taken for a stream");
