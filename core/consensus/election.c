@@ -57,7 +57,9 @@ void election__leave_for(struct step *step, uint64_t ballot)
         self->highest_seen = ballot;
 }
 
-/* A lease of the present ballot's owner protects it, as long as the process runs that led under it. */
+/* The promised ballot's owner may hold a lease here that this replica's vote would break. It counts on this replica
+ * only once that has acknowledged the ballot with an ACCEPTED; a ballot that was merely promised, to a candidate that
+ * may never lead, binds nobody. */
 static bool protected_from(const struct paxos *self, uint16_t candidate, uint64_t now)
 {
     uint16_t owner = paxos_ballot_node(self->promised);
@@ -65,9 +67,12 @@ static bool protected_from(const struct paxos *self, uint16_t candidate, uint64_
         return false;
     if (owner == self->options.node)
         return self->role == PAXOS_LEADER && self->quorum_lost_ns == 0;
-    if (self->leader == owner && self->leader_incarnation != 0 &&
-        self->leader_incarnation < self->pairs->peers[owner].incarnation)
+    if (self->pairs->peers[owner].dead)
         return false;
+    if (self->acknowledged != self->promised)
+        return pairs_fresh(self->pairs, now);
+    if (self->leader == owner && self->leader_incarnation < self->pairs->peers[owner].incarnation)
+        return false; /* another process speaks for that node by now, and it does not lead */
     return pairs_grant_runs(self->pairs, owner, now);
 }
 
@@ -272,6 +277,7 @@ static bool adopt(struct step *step, const struct paxos_message *message, uint32
     if (chosen) {
         self->match = index;
         self->stable = index;
+        self->stable_time = entry->time;
     }
     return true;
 }

@@ -11,6 +11,7 @@ static void accepted(struct step *step, bool contiguous)
         return;
     struct paxos_message *message = paxos__send(step, self->leader, PAXOS_ACCEPTED, self->ballot);
     message->granted = contiguous;
+    self->acknowledged = self->ballot;
     message->learner = self->options.amnesiac;
     message->received = self->match;
     message->persisted = self->match_durable;

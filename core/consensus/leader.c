@@ -4,7 +4,8 @@
 #include "core/consensus/paxos__.h"
 
 #define STABLE_NEWS_NS   (5 * UINT64_C(1000000)) /* an idle follower hears of a new stable index after this */
-#define CATCH_UP_ENTRIES 512u                    /* ahead of its acknowledgement, for a follower that is behind */
+#define UNANSWERED_MAX   4u
+#define CATCH_UP_ENTRIES 512u /* ahead of its acknowledgement, for a follower that is behind */
 
 static bool is_self(const struct paxos *self, uint32_t replica)
 {
@@ -82,6 +83,21 @@ static void commit(struct step *step)
     }
 }
 
+/* Adopting index by index can leave, behind a value of a high ballot, one of a lower ballot with an earlier time. Such
+ * a value was never chosen: had it been, its quorum would hold the value before it too, every higher ballot would have
+ * proposed that one again, and its time is earlier. The log ends before it. */
+static void cut_what_was_not_chosen(struct paxos *self)
+{
+    uint64_t time = self->stable_time;
+    for (uint64_t index = self->stable + 1; index <= self->last; index++) {
+        if (paxos__slot(self, index)->time <= time) {
+            self->last = index - 1;
+            return;
+        }
+        time = paxos__slot(self, index)->time;
+    }
+}
+
 /* Phase 1 is complete: the suffix is proposed again under the new ballot, then a no-op opens it. */
 void leader__begin(struct step *step)
 {
@@ -92,6 +108,7 @@ void leader__begin(struct step *step)
     self->leading = false;
     self->quorum_lost_ns = 0;
     self->election_at_ns = 0;
+    cut_what_was_not_chosen(self);
     if (self->last > self->stable) {
         struct paxos_effect *effect = paxos__effect(step, PAXOS_EFFECT_REWRITE);
         effect->first = self->stable + 1;
@@ -183,6 +200,7 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
     follower->incarnation = message->incarnation;
     follower->acknowledged = true;
     follower->learner = message->learner;
+    follower->stable = newcomer || message->stable > follower->stable ? message->stable : follower->stable;
     if (message->defections > follower->defections)
         follower->defections = message->defections;
     if (message->incarnation == peer->incarnation && message->defections > peer->their_defections)
@@ -202,6 +220,7 @@ void leader__accepted(struct step *step, const struct paxos_message *message)
     uint32_t replica = paxos__replica(self, message->from);
     struct paxos_follower *follower = &self->followers[replica];
     note_acknowledgement(self, follower, message);
+    follower->unanswered = 0;
     if (follower->match >= follower->next)
         follower->next = follower->match + 1;
     if (follower->probing || !message->granted) {
@@ -213,6 +232,28 @@ void leader__accepted(struct step *step, const struct paxos_message *message)
     }
     commit(step);
     feed(step, replica);
+}
+
+/* Must this follower be spoken to? It lacks entries, or its word for our ballot is not that of the process that speaks
+ * for it now. */
+static bool wanting(const struct paxos *self, uint32_t replica)
+{
+    const struct paxos_follower *follower = &self->followers[replica];
+    const struct pairs_peer *peer = &self->pairs->peers[self->options.replicas[replica]];
+    return !follower->acknowledged || follower->match < self->last || follower->stable < self->stable ||
+           follower->learner ||
+           (peer->incarnation != 0 &&
+            (follower->incarnation != peer->incarnation || follower->defections != peer->their_defections));
+}
+
+/* Ever more seldom where no answer comes, and not at all to a node that is not heard: its next beat brings this up
+ * again. */
+static uint64_t resend_at(const struct paxos *self, uint32_t replica)
+{
+    const struct paxos_follower *follower = &self->followers[replica];
+    if (follower->unanswered == UNANSWERED_MAX && self->pairs->peers[self->options.replicas[replica]].silent)
+        return UINT64_MAX;
+    return follower->sent_ns + (self->options.resend_ns << follower->unanswered);
 }
 
 void leader__tick(struct step *step)
@@ -233,13 +274,16 @@ void leader__tick(struct step *step)
         struct paxos_follower *follower = &self->followers[i];
         if (is_self(self, i))
             continue;
-        bool lacking = !follower->acknowledged || follower->match < self->last || follower->learner;
-        if (lacking && step->now - follower->sent_ns >= self->options.resend_ns) {
-            /* Lost, or not yet answered: ask where it stands; its answer sets next right. */
-            if (!follower->probing)
+        bool lacking = wanting(self, i);
+        if (lacking && step->now >= resend_at(self, i)) {
+            /* Lost, or not yet answered: ask where it stands; its answer sets next right. Who does not answer is sent
+             * no values. */
+            bool first = !follower->probing;
+            if (first)
                 follower->next = follower->match + 1;
             follower->probing = true;
-            accept(step, i, true);
+            follower->unanswered += follower->unanswered < UNANSWERED_MAX;
+            accept(step, i, first);
         } else if (follower->sent_stable < self->stable && step->now - follower->sent_ns >= STABLE_NEWS_NS) {
             accept(step, i, false);
         }
@@ -254,8 +298,8 @@ uint64_t leader__next_tick(const struct paxos *self)
         uint64_t due = UINT64_MAX;
         if (is_self(self, i))
             continue;
-        if (!follower->acknowledged || follower->match < self->last || follower->learner)
-            due = follower->sent_ns + self->options.resend_ns;
+        if (wanting(self, i))
+            due = resend_at(self, i);
         if (follower->sent_stable < self->stable && follower->sent_ns + STABLE_NEWS_NS < due)
             due = follower->sent_ns + STABLE_NEWS_NS;
         if (due < next)

@@ -97,6 +97,7 @@ void pairs_tick(struct pairs *self, uint64_t now_ns, uint64_t time, struct pairs
         struct pairs_peer *peer = &self->peers[node];
         if (!peer->known)
             continue;
+        peer->silent = now_ns > peer->heard_ns + lease_max(self);
         if (now_ns >= peer->next_beat_ns)
             beat(self, node, now_ns, time, effects);
         if (peer->ceiling_news) {
@@ -175,6 +176,7 @@ enum sluice_status pairs_receive(struct pairs *self, uint16_t from, const struct
     if (message->incarnation > peer->incarnation)
         meet(peer, message->incarnation);
     peer->suspected = false;
+    peer->silent = false;
     peer->heard_ns = now_ns;
     if (message->type == PAIRS_BEAT)
         receive_beat(self, from, message, now_ns, time, effects);
@@ -236,10 +238,12 @@ bool pairs_grant_runs(const struct pairs *self, uint16_t holder, uint64_t now_ns
     const struct pairs_peer *peer = &self->peers[holder];
     if (peer->dead)
         return false;
-    /* This process does not know what its former self granted. */
-    if (now_ns < self->started_ns + lease_max(self) && peer->granted_until_ns == 0)
-        return true;
     return now_ns < peer->granted_until_ns;
+}
+
+bool pairs_fresh(const struct pairs *self, uint64_t now_ns)
+{
+    return now_ns < self->started_ns + lease_max(self);
 }
 
 bool pairs_alive(const struct pairs *self, uint16_t node, uint64_t incarnation, uint64_t now_ns)

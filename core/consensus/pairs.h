@@ -52,6 +52,7 @@ enum pairs_message_type { PAIRS_BEAT = 1, PAIRS_BEAT_ACK = 2 };
 struct pairs_peer {
     bool known;           /* part of the cluster */
     bool dead;            /* the operating system proved the death of `incarnation` */
+    bool silent;          /* no beat for a lease */
     bool suspected;       /* its connection closed: a hint, elections may start, leases still hold */
     uint64_t incarnation; /* the latest seen; 0 none */
     uint64_t heard_ns;    /* monotonic time of its latest beat or acknowledgement */
@@ -115,6 +116,8 @@ void pairs_want_ceiling(struct pairs *self, uint64_t time);
 
 /* Voter's side: may this node promise a ballot of somebody else where `holder` owns the promised one? */
 bool pairs_grant_runs(const struct pairs *self, uint16_t holder, uint64_t now_ns);
+/* Voter's side: this process began less than one lease ago, and does not know what its former self granted. */
+bool pairs_fresh(const struct pairs *self, uint64_t now_ns);
 /* Voter's side: is the owner of a ballot worth waiting for? `incarnation`: the one that led when last heard in the
  * group (0 any). */
 bool pairs_alive(const struct pairs *self, uint16_t node, uint64_t incarnation, uint64_t now_ns);

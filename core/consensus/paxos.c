@@ -71,6 +71,7 @@ void paxos__stable(struct step *step, uint64_t index)
     if (index <= self->stable)
         return;
     self->stable = index;
+    self->stable_time = paxos__slot(self, index)->time;
     paxos__effect(step, PAXOS_EFFECT_STABLE)->first = index;
 }
 
@@ -112,6 +113,7 @@ enum sluice_status paxos_init(struct paxos *self, const struct paxos_options *op
     self->stable = recovered->stable;
     self->last = recovered->last;
     self->match = self->match_durable = recovered->stable;
+    self->stable_time = recovered->stable_time;
     paxos__note_time(self, recovered->stable_time);
     self->random = options->seed | 1;
     bool first = recovered->promised == 0 && options->preferred == options->node;

@@ -168,9 +168,11 @@ struct paxos_follower {
     uint64_t match; /* persisted (memory_only: received) under our ballot; 0 <= match < next */
     uint64_t received;
     uint64_t sent_ns;     /* of the last ACCEPT */
+    uint64_t stable;      /* its own, as it said last */
     uint64_t sent_stable; /* the stable index that it was told last */
     uint64_t incarnation;
     uint64_t defections; /* with its latest acknowledgement of our ballot */
+    uint32_t unanswered; /* probes in a row */
     bool acknowledged;   /* it acknowledged our ballot */
     bool learner;
     bool probing; /* next is a guess */
@@ -190,9 +192,10 @@ struct paxos {
     uint64_t leader_incarnation;
     uint64_t stable; /* 0 <= stable <= last */
     uint64_t last;
-    uint64_t last_time;  /* highest HLC in the log */
-    uint64_t time_floor; /* a leader's next time is above this: last_time, ceilings, closed time */
-    uint64_t match;      /* follower: chosen, or accepted under `ballot`, up to here */
+    uint64_t stable_time; /* HLC of the stable entry */
+    uint64_t last_time;   /* highest HLC in the log */
+    uint64_t time_floor;  /* a leader's next time is above this: last_time, ceilings, closed time */
+    uint64_t match;       /* follower: chosen, or accepted under `ballot`, up to here */
     uint64_t match_durable;
     uint64_t opened;   /* leader: index of its no-op */
     bool leading;      /* LEADING was emitted */
@@ -208,6 +211,7 @@ struct paxos {
     struct paxos_follower followers[PAXOS_REPLICAS_MAX];
     uint64_t standing;             /* ballot asked for in a pre-vote */
     uint64_t promise_sequence;     /* of the latest PERSIST_PROMISE */
+    uint64_t acknowledged;         /* highest ballot that this process sent an ACCEPTED for */
     uint64_t promise_acknowledged; /* follower: durable promise at the time of the last ACCEPTED */
     uint16_t promise_to;           /* whom to send a PROMISE once it is durable; 0 nobody */
     uint64_t promise_first;

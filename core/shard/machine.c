@@ -22,11 +22,24 @@ struct answer {
     UT_hash_handle hh;
 };
 
+/* What is known of a client: its answers that it has not confirmed, and up to where it has. A request below the
+ * watermark was answered before: it is a late double, and must not be applied again now that its answer is forgotten.
+ */
 struct session {
     uint64_t client;
+    uint64_t watermark;
+    uint64_t time; /* of its latest entry */
     struct answer *first, *last;
+    struct session *older, *newer; /* all sessions, by time */
     UT_hash_handle hh;
 };
+
+/* The frozen value of a session's fact. */
+struct session_fact {
+    uint64_t watermark;
+    uint64_t time;
+};
+_Static_assert(sizeof(struct session_fact) == 16, "frozen layout");
 
 struct cursor {
     uint64_t revision;
@@ -41,7 +54,8 @@ struct machine {
     struct session *sessions;
     struct cursor *cursors;
     struct answer *oldest, *newest;
-    uint32_t keyed_count, session_count;
+    struct session *idlest, *busiest;
+    uint32_t keyed_count, answer_count, session_count;
     char **closed;
     size_t closed_count;
 };
@@ -65,6 +79,7 @@ struct facts {
     uint8_t names[FACTS_MAX][24];
     struct answer_fact values[4];
     uint32_t value_count;
+    struct session_fact session;
     uint64_t revision;
     struct bytes text;
 };
@@ -83,26 +98,56 @@ static struct answer *answer_find(const struct machine *self, const uint8_t name
     return found;
 }
 
+static struct session *session_find(const struct machine *self, uint64_t client)
+{
+    struct session *session = NULL;
+    HASH_FIND(hh, self->sessions, &client, sizeof(client), session);
+    return session;
+}
+
+static void session_unlink(struct machine *self, struct session *session)
+{
+    *(session->older != NULL ? &session->older->newer : &self->idlest) = session->newer;
+    *(session->newer != NULL ? &session->newer->older : &self->busiest) = session->older;
+}
+
+static void session_append(struct machine *self, struct session *session)
+{
+    session->older = self->busiest;
+    session->newer = NULL;
+    *(self->busiest != NULL ? &self->busiest->newer : &self->idlest) = session;
+    self->busiest = session;
+}
+
+static struct session *session_make(struct machine *self, uint64_t client)
+{
+    struct session *session = session_find(self, client);
+    if (session != NULL)
+        return session;
+    session = calloc(1, sizeof(*session));
+    if (session == NULL)
+        return NULL;
+    session->client = client;
+    session_append(self, session);
+    self->session_count++;
+    HASH_ADD(hh, self->sessions, client, sizeof(client), session);
+    return session;
+}
+
 static enum sluice_status answer_link(struct machine *self, struct answer *answer)
 {
     if (answer->name[0] == 'c') {
         uint64_t client;
         memcpy(&client, answer->name + 1, 8);
-        struct session *session = NULL;
-        HASH_FIND(hh, self->sessions, &client, sizeof(client), session);
-        if (session == NULL) {
-            session = calloc(1, sizeof(*session));
-            if (session == NULL)
-                return SLUICE_MEMORY;
-            session->client = client;
-            HASH_ADD(hh, self->sessions, client, sizeof(client), session);
-        }
+        struct session *session = session_make(self, client);
+        if (session == NULL)
+            return SLUICE_MEMORY;
         if (session->last != NULL)
             session->last->next_of_client = answer;
         else
             session->first = answer;
         session->last = answer;
-        self->session_count++;
+        self->answer_count++;
     } else {
         self->keyed_count++;
     }
@@ -122,15 +167,12 @@ static void answer_drop(struct machine *self, struct answer *answer)
     if (answer->name[0] == 'c') {
         uint64_t client;
         memcpy(&client, answer->name + 1, 8);
-        struct session *session = NULL;
-        HASH_FIND(hh, self->sessions, &client, sizeof(client), session);
+        struct session *session = session_find(self, client);
         ASSERT(session != NULL && session->first == answer);
         session->first = answer->next_of_client;
-        if (session->first == NULL) {
-            HASH_DEL(self->sessions, session);
-            free(session);
-        }
-        self->session_count--;
+        if (session->first == NULL)
+            session->last = NULL;
+        self->answer_count--;
     } else {
         self->keyed_count--;
     }
@@ -146,11 +188,11 @@ static void answer_drop(struct machine *self, struct answer *answer)
     free(answer);
 }
 
-static void facts_forget(struct facts *facts, const uint8_t name[17])
+static void facts_forget(struct facts *facts, const uint8_t *name, size_t size)
 {
     ASSERT(facts->count < FACTS_MAX);
-    memcpy(facts->names[facts->count], name, 17);
-    facts->items[facts->count] = (struct versions_fact){.name = {facts->names[facts->count], 17}};
+    memcpy(facts->names[facts->count], name, size);
+    facts->items[facts->count] = (struct versions_fact){.name = {facts->names[facts->count], size}};
     facts->count++;
 }
 
@@ -186,32 +228,59 @@ static enum sluice_status answer_keep(struct machine *self, struct facts *facts,
     return SLUICE_OK;
 }
 
-/* Forgets what the client has confirmed, and what is too old for anybody; a bounded number at a time, so that no entry
- * pays for many. */
-static void answers_expire(struct machine *self, struct facts *facts, const struct wire_command *command, uint64_t now)
+static void session_fact_name(uint8_t name[9], uint64_t client)
 {
-    if (command->client != 0) {
-        struct session *session = NULL;
-        HASH_FIND(hh, self->sessions, &command->client, sizeof(command->client), session);
-        for (int i = 0; i < 16 && session != NULL; i++) {
-            struct answer *first = session->first;
-            uint64_t sequence;
-            memcpy(&sequence, first->name + 9, 8);
-            if (sequence >= command->watermark)
-                break;
-            bool last = first->next_of_client == NULL;
-            facts_forget(facts, first->name);
-            answer_drop(self, first);
-            if (last)
-                session = NULL;
-        }
-    }
-    for (int i = 0; i < 16 && self->oldest != NULL; i++) {
-        struct answer *oldest = self->oldest;
-        if (oldest->time + MACHINE_ANSWER_KEPT_NS >= now)
+    name[0] = 'w';
+    memcpy(name + 1, &client, 8);
+}
+
+/* Forgets what the client has confirmed; a bounded number at a time, so that no entry pays for many. */
+static enum sluice_status session_advance(struct machine *self, struct facts *facts, const struct wire_command *command,
+                                          uint64_t now)
+{
+    struct session *session = session_make(self, command->client);
+    if (session == NULL)
+        return SLUICE_MEMORY;
+    session->time = now;
+    session_unlink(self, session);
+    session_append(self, session);
+    if (command->watermark > session->watermark)
+        session->watermark = command->watermark;
+    for (int i = 0; i < 12 && session->first != NULL; i++) {
+        struct answer *first = session->first;
+        uint64_t sequence;
+        memcpy(&sequence, first->name + 9, 8);
+        if (sequence >= session->watermark)
             break;
-        facts_forget(facts, oldest->name);
-        answer_drop(self, oldest);
+        facts_forget(facts, first->name, 17);
+        answer_drop(self, first);
+    }
+    facts->session = (struct session_fact){.watermark = session->watermark, .time = now};
+    session_fact_name(facts->names[facts->count], session->client);
+    facts->items[facts->count] = (struct versions_fact){.name = {facts->names[facts->count], 9},
+                                                        .value = {&facts->session, sizeof(facts->session)}};
+    facts->count++;
+    return SLUICE_OK;
+}
+
+/* Forgets what is too old for anybody to ask for. */
+static void expire(struct machine *self, struct facts *facts, uint64_t now)
+{
+    for (int i = 0; i < 12 && self->oldest != NULL && self->oldest->time + MACHINE_ANSWER_KEPT_NS < now; i++) {
+        facts_forget(facts, self->oldest->name, 17);
+        answer_drop(self, self->oldest);
+    }
+    for (int i = 0; i < 4 && self->idlest != NULL && self->idlest->first == NULL &&
+                    self->idlest->time + MACHINE_ANSWER_KEPT_NS < now;
+         i++) {
+        struct session *session = self->idlest;
+        uint8_t name[9];
+        session_fact_name(name, session->client);
+        facts_forget(facts, name, 9);
+        session_unlink(self, session);
+        HASH_DEL(self->sessions, session);
+        free(session);
+        self->session_count--;
     }
 }
 
@@ -241,6 +310,13 @@ static bool replay(struct machine *self, const struct wire_command *command, str
         const struct answer *answer = answer_find(self, name);
         if (answer != NULL) {
             outcome_from_answer(answer, outcome);
+            return true;
+        }
+        const struct session *session = session_find(self, command->client);
+        if (session != NULL && command->sequence < session->watermark) {
+            outcome->status = SLUICE_OUTCOME_UNKNOWN;
+            outcome->detail =
+                "this request was answered before, and its sender has confirmed that; it was not applied again";
             return true;
         }
     }
@@ -455,7 +531,8 @@ static enum sluice_status apply_cursor(struct machine *self, const struct wire_c
 
 static bool over_limits(const struct machine *self, const struct wire_command *command)
 {
-    return (command->client != 0 && self->session_count >= MACHINE_SESSION_MAX) ||
+    return (command->client != 0 &&
+            (self->answer_count >= MACHINE_ANSWERS_MAX || self->session_count >= MACHINE_SESSIONS_MAX)) ||
            (idempotent(command) && self->keyed_count >= MACHINE_IDEMPOTENCY_MAX);
 }
 
@@ -533,8 +610,10 @@ enum sluice_status machine_apply(struct machine *self, const struct entry *entry
         status = wire_command_read(entry->body->data, entry->body->size, &command, &why);
         if (status == SLUICE_OK) {
             status = apply_write(self, entry, command, &made, &made_count, &facts, outcome);
+            if (status == SLUICE_OK && command->client != 0)
+                status = session_advance(self, &facts, command, entry->time);
             if (status == SLUICE_OK)
-                answers_expire(self, &facts, command, entry->time);
+                expire(self, &facts, entry->time);
         } else {
             outcome->status = SLUICE_INVALID;
             outcome->detail = why;
@@ -589,6 +668,21 @@ static void load_answer(struct loading *loading, const uint8_t *name, struct sli
     loading->answers[loading->count++] = answer;
 }
 
+static void load_session(struct loading *loading, const uint8_t *name, struct slice value)
+{
+    struct session_fact fact;
+    uint64_t client;
+    memcpy(&client, name + 1, 8);
+    struct session *session = session_make(loading->self, client);
+    if (session == NULL || value.size != sizeof(fact)) {
+        loading->status = session == NULL ? SLUICE_MEMORY : SLUICE_CORRUPT;
+        return;
+    }
+    memcpy(&fact, value.data, sizeof(fact));
+    session->watermark = fact.watermark;
+    session->time = fact.time;
+}
+
 static void load_closed(struct loading *loading, struct slice value)
 {
     const char *text = value.data;
@@ -608,6 +702,8 @@ static void load_fact(void *arg, struct slice name, struct slice value)
         return;
     if ((bytes[0] == 'c' || bytes[0] == 'i') && name.size == 17) {
         load_answer(loading, bytes, value);
+    } else if (bytes[0] == 'w' && name.size == 9) {
+        load_session(loading, bytes, value);
     } else if (bytes[0] == 'P') {
         load_closed(loading, value);
     } else if (bytes[0] == 'L' && value.size == sizeof(uint64_t)) {
@@ -621,6 +717,23 @@ static int answer_order(const void *a, const void *b)
 {
     const struct answer *left = *(struct answer *const *)a, *right = *(struct answer *const *)b;
     return left->revision < right->revision ? -1 : left->revision > right->revision;
+}
+
+static int session_order(struct session *a, struct session *b)
+{
+    return a->time < b->time ? -1 : a->time > b->time;
+}
+
+/* Facts come in the order of their names; sessions expire in the order of their times. */
+static void order_sessions(struct machine *self)
+{
+    HASH_SORT(self->sessions, session_order);
+    self->idlest = self->busiest = NULL;
+    struct session *session, *next;
+    HASH_ITER(hh, self->sessions, session, next)
+    {
+        session_append(self, session);
+    }
 }
 
 enum sluice_status machine_create(struct versions *versions, struct machine **out)
@@ -642,6 +755,7 @@ enum sluice_status machine_create(struct versions *versions, struct machine **ou
             free(loading.answers[i]);
     }
     free(loading.answers);
+    order_sessions(self);
     if (status != SLUICE_OK) {
         machine_destroy(self);
         return status;

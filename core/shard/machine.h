@@ -11,7 +11,8 @@
 
 #define MACHINE_ANSWER_KEPT_NS  (900 * UINT64_C(1000000000)) /* how long an Idempotency-Key is remembered */
 #define MACHINE_IDEMPOTENCY_MAX 131072u /* keys a shard remembers; beyond, writes with new keys are BUSY */
-#define MACHINE_SESSION_MAX     262144u /* answers kept for clients that have not confirmed them */
+#define MACHINE_ANSWERS_MAX     262144u /* answers kept for clients that have not confirmed them */
+#define MACHINE_SESSIONS_MAX    65536u  /* clients remembered for as long */
 
 #define MACHINE_LAMBDA_BYTES_MAX 48u /* a lambda's name is part of a fact's name */
 

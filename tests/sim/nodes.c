@@ -266,8 +266,13 @@ static void awake(struct sim_event *event)
     struct sim_node *node = event->arg;
     bool same = node->up && node->incarnation == event->c;
     free(event);
-    if (!same || sim.now < node->paused_until)
+    if (!same)
         return;
+    if (sim.now < node->paused_until) {
+        /* It was stopped again meanwhile. */
+        sim_after(node->paused_until - sim.now, awake, node)->c = node->incarnation;
+        return;
+    }
     size_t count = node->held.count;
     struct sim_event *items[4096];
     memcpy(items, node->held.items, count * sizeof(*items));
