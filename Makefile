@@ -26,7 +26,7 @@ endif
 common := -I. -I$(out)/gen -MMD -MP -pthread $(mode)
 cflags = -std=gnu11 -D_GNU_SOURCE= $(common) $(warnings) $(CFLAGS)
 cxxflags = -std=gnu++17 $(common) $(warnings) $(CXXFLAGS)
-libs := -lrocksdb -lmicrohttpd -lgrpc -lgpr -lprotobuf-c -ljansson -lre2 -lisal -lssl -lcrypto -linih -ldl -lpthread -lm
+libs := -lrocksdb -lmicrohttpd -lcurl -lgrpc -lgpr -lprotobuf-c -ljansson -lre2 -lisal -lssl -lcrypto -linih -ldl -lpthread -lm
 
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '%-7s %s\n' $(1) $(2);)
