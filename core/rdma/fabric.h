@@ -2,8 +2,9 @@
  * wake-up for a sleeping receiver. One header, several providers: `shm` (processes of one host), `tcp` (anywhere),
  * `verbs` (RDMA cards; to come).
  *
- * A fabric belongs to one thread: create, poll, send and close from it alone. Nothing here blocks but fabric_wait.
- * Addresses: "shm:NAME" (a rendezvous socket in the abstract namespace or a path when NAME has a slash),
+ * A fabric belongs to one thread: create, poll, send and close from it alone. Nothing here blocks but fabric_wait, and
+ * fabric_listen on a host name. A child made by fork must not touch its parent's fabrics: their memory is not
+ * inherited. Addresses: "shm:NAME" (a rendezvous socket in the abstract namespace or a path when NAME has a slash),
  * "tcp:HOST:PORT". */
 #ifndef RDMA_FABRIC_H
 #define RDMA_FABRIC_H
@@ -16,8 +17,7 @@
 #include "core/base/buf.h"
 
 struct fabric;
-struct fabric_link;   /* a reliable, ordered connection to one process; freed by the fabric after LINK_DOWN was reported
-                       */
+struct fabric_link;   /* a reliable, ordered connection to one process; the fabric frees it after LINK_DOWN */
 struct fabric_region; /* registered memory */
 
 /* Who a process is. Exchanged in the handshake and checked on both sides before LINK_UP. */
@@ -26,7 +26,7 @@ struct fabric_identity {
     uint32_t role;       /* enum fabric_role */
     uint32_t node;       /* core nodes: their number; clients 0 */
     uint64_t incarnation;
-    uint64_t features; /* bit set, both sides use the intersection */
+    uint64_t features; /* bit set; fabric_link_peer shows what both sides have */
 };
 enum fabric_role { FABRIC_ROLE_NODE = 1, FABRIC_ROLE_CLIENT = 2 };
 
@@ -36,8 +36,9 @@ struct fabric_options {
     uint32_t ring_bytes; /* receive ring of each link; a power of two; 0: 1 MiB for clients, 4 MiB between nodes */
     uint32_t message_bytes_max;  /* larger frames are refused (their link is closed with a log line); 0: 65 MiB */
     uint64_t pending_bytes_max;  /* what fabric_send may queue on a link beyond its ring; 0: 256 MiB */
-    uint32_t spin_ns;            /* how long fabric_wait spins before it sleeps; UINT32_MAX: measured at start */
-    uint32_t connect_timeout_ms; /* also for the handshake; 0: 2,000 */
+    uint32_t spin_ns;            /* how long fabric_wait spins before it sleeps. UINT32_MAX: about one wake-up, measured
+                                    once a process, at most 20 us, and ever more seldom while it does not pay */
+    uint32_t connect_timeout_ms; /* with looking the name up and the handshake; 0: 2,000 */
     uint32_t accept_from_node;   /* reserved, 0 */
 };
 
@@ -51,14 +52,15 @@ enum sluice_status fabric_listen(struct fabric *self, const char *address, char 
                                  size_t error_size) SLUICE_MUST_CHECK;
 /* The address listened on, with the port that was picked; borrowed; NULL beyond the last. */
 const char *fabric_listen_address(const struct fabric *self, unsigned index);
-/* Starts to connect; LINK_UP or LINK_DOWN follows from fabric_poll. `context` becomes the link's. */
+/* Starts to connect; LINK_UP or LINK_DOWN follows from fabric_poll. `context` becomes the link's. INVALID: no address.
+ * Who connects to us and fails the handshake is never reported, only logged. */
 enum sluice_status fabric_connect(struct fabric *self, const char *address, void *context,
                                   struct fabric_link **out) SLUICE_MUST_CHECK;
 
 enum fabric_event_type {
     FABRIC_LINK_UP,    /* handshake done; fabric_link_peer is known. For accepted links the context is NULL until set */
     FABRIC_LINK_DOWN,  /* the last event of a link; `reason`; the pointer is invalid after the callback returns */
-    FABRIC_MESSAGE,    /* data, size: borrowed during the callback */
+    FABRIC_MESSAGE,    /* data (aligned to 8), size: borrowed during the callback */
     FABRIC_WRITABLE,   /* a link that had pending frames has none any more */
     FABRIC_COMPLETION, /* a signalled fabric_write was placed (or failed: status) */
 };
@@ -96,8 +98,9 @@ void fabric_unwatch(struct fabric *self, int fd);
 
 /* Sends one message made of `parts` (copied) and then `payload` (NULL or a reference that the fabric takes when it must
  * queue; the caller's own reference stays the caller's). In order per link. Placed at the next fabric_flush or
- * fabric_poll at the latest. AGAIN: pending_bytes_max is reached, nothing was taken. CLOSED: the link is down.
- * TOO_LARGE. */
+ * fabric_poll at the latest. AGAIN: pending_bytes_max is reached (a single message is taken whatever its size), or
+ * LINK_UP has not come yet; CLOSED: the link is down; TOO_LARGE: the peer takes no message so large; MEMORY. With each
+ * of these nothing was taken. */
 enum sluice_status fabric_send(struct fabric_link *link, const struct slice *parts, unsigned part_count,
                                struct buf *payload, uint32_t payload_offset, uint32_t payload_size) SLUICE_MUST_CHECK;
 /* One doorbell for everything sent since the last. */
@@ -120,11 +123,16 @@ void *fabric_region_memory(const struct fabric_region *region);
 void fabric_region_destroy(struct fabric_region *region);
 /* Grants or revokes one peer's right to write the region. Once a revocation has returned, no later-issued write of that
  * peer is placed; on shm, where a mapping can't be taken back, UNPROCESSABLE is returned and the caller must use the
- * ring path. Grants yield a key that is told to the peer. */
+ * ring path. Grants yield a random key, which the caller tells the peer; a new grant has a new one. The right ends with
+ * the link. `key` may be NULL when access is NONE. */
 enum sluice_status fabric_region_permit(struct fabric_region *region, struct fabric_link *link,
                                         enum fabric_access access, uint64_t *key) SLUICE_MUST_CHECK;
 #define FABRIC_WRITE_SIGNAL 1u /* report FABRIC_COMPLETION with cookie */
 #define FABRIC_WRITE_WAKE   2u /* wake the receiver if it sleeps */
+/* Writes into a region of the peer's. Ordered among writes, and behind messages that were placed (fabric_pending is 0).
+ * A signalled write completes with OK or FORBIDDEN; an unsignalled one that the peer does not permit is lost (verbs:
+ * the link ends). FORBIDDEN and RANGE can come at once where this side knows; over tcp a write beyond the region ends
+ * the link with PROTOCOL. AGAIN and MEMORY: nothing was taken. */
 enum sluice_status fabric_write(struct fabric_link *link, uint64_t key, uint64_t offset, const void *data,
                                 uint32_t size, unsigned flags, uint64_t cookie) SLUICE_MUST_CHECK;
 
