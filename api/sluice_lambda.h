@@ -77,6 +77,8 @@ struct sluice_host {
     int (*get)(struct sluice_context *context, const char *key, struct sluice_lambda_object *out);
     int (*get_version)(struct sluice_context *context, const char *key, uint64_t version, struct sluice_lambda_object *out);
     int (*get_at)(struct sluice_context *context, const char *key, uint64_t time_ns, struct sluice_lambda_object *out);
+    /* The keys that begin with `prefix`, in their order, without values. What list, history and snapshot find is gathered before it is visited:
+     * at most 64 MiB in one run, SLUICE_LAMBDA_MEMORY beyond. A visitor may read on. */
     int (*list)(struct sluice_context *context, const char *prefix, sluice_visit visit, void *arg);
     /* Versions of `key` up to the event's time, newest first, at most `limit`. */
     int (*history)(struct sluice_context *context, const char *key, uint32_t limit, int with_values, sluice_visit visit, void *arg);

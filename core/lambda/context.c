@@ -147,25 +147,47 @@ static int context_get_at(struct sluice_context *self, const char *key, uint64_t
     return read_one(self, key, 0, time_ns, out);
 }
 
-/* Hands what the env finds to the lambda. */
-struct visit {
+/* What the env finds is gathered first and shown to the lambda when the env is done: a visitor may read on, and user
+ * code never runs on a thread of the env's. */
+struct found {
+    struct found *next;
+    struct sluice_lambda_object object;
+};
+struct gathering {
     struct sluice_context *context;
-    sluice_visit visit;
-    void *arg;
+    struct found *first, *last;
     int result;
 };
 
-static bool visit_each(void *arg, const struct lambda_object *object)
+static bool gather(void *arg, const struct lambda_object *object)
 {
-    struct visit *self = arg;
-    struct sluice_lambda_object view;
-    self->result = adopt(self->context, object, &view);
-    return self->result == 0 && self->visit(self->arg, &view) == 0;
+    struct gathering *self = arg;
+    struct sluice_context *context = self->context;
+    struct found *found = lambda__arena_take(&context->arena, sizeof(*found));
+    if (found == NULL || context->arena.bytes > LAMBDA_RUN_BYTES_MAX) {
+        release(context, object->owner);
+        self->result = SLUICE_LAMBDA_MEMORY;
+        return false;
+    }
+    found->next = NULL;
+    self->result = adopt(context, object, &found->object);
+    if (self->result != 0)
+        return false;
+    if (self->last != NULL)
+        self->last->next = found;
+    else
+        self->first = found;
+    self->last = found;
+    return true;
 }
 
-static int visit_result(const struct visit *self, enum sluice_status status)
+static int show(const struct gathering *self, enum sluice_status status, sluice_visit visit, void *arg)
 {
-    return self->result != 0 ? self->result : code_of(status);
+    if (self->result != 0 || status != SLUICE_OK)
+        return self->result != 0 ? self->result : code_of(status);
+    for (const struct found *found = self->first; found != NULL && visit(arg, &found->object) == 0;)
+        found = found->next;
+    return 0;
 }
 
 static int context_list(struct sluice_context *self, const char *prefix, sluice_visit visit, void *arg)
@@ -177,10 +199,10 @@ static int context_list(struct sluice_context *self, const char *prefix, sluice_
     if (!lambda__env_enter(self->host))
         return SLUICE_LAMBDA_UNAVAILABLE;
     const struct lambda_env *env = &self->host->options.env;
-    struct visit each = {.context = self, .visit = visit, .arg = arg};
-    enum sluice_status status = env->list(env->arg, &self->call, prefix, strlen(prefix), visit_each, &each);
+    struct gathering gathering = {.context = self};
+    enum sluice_status status = env->list(env->arg, &self->call, prefix, strlen(prefix), gather, &gathering);
     lambda__env_leave(self->host);
-    return visit_result(&each, status);
+    return show(&gathering, status, visit, arg);
 }
 
 static int context_history(struct sluice_context *self, const char *key, uint32_t limit, int with_values,
@@ -194,11 +216,11 @@ static int context_history(struct sluice_context *self, const char *key, uint32_
     if (!lambda__env_enter(self->host))
         return SLUICE_LAMBDA_UNAVAILABLE;
     const struct lambda_env *env = &self->host->options.env;
-    struct visit each = {.context = self, .visit = visit, .arg = arg};
+    struct gathering gathering = {.context = self};
     enum sluice_status status =
-        env->history(env->arg, &self->call, key, size, limit, with_values != 0, visit_each, &each);
+        env->history(env->arg, &self->call, key, size, limit, with_values != 0, gather, &gathering);
     lambda__env_leave(self->host);
-    return visit_result(&each, status);
+    return show(&gathering, status, visit, arg);
 }
 
 static int context_snapshot(struct sluice_context *self, const char *const *keys, size_t count, sluice_visit visit,
@@ -220,10 +242,10 @@ static int context_snapshot(struct sluice_context *self, const char *const *keys
     if (!lambda__env_enter(self->host))
         return SLUICE_LAMBDA_UNAVAILABLE;
     const struct lambda_env *env = &self->host->options.env;
-    struct visit each = {.context = self, .visit = visit, .arg = arg};
-    enum sluice_status status = env->snapshot(env->arg, &self->call, names, sizes, count, visit_each, &each);
+    struct gathering gathering = {.context = self};
+    enum sluice_status status = env->snapshot(env->arg, &self->call, names, sizes, count, gather, &gathering);
     lambda__env_leave(self->host);
-    return visit_result(&each, status);
+    return show(&gathering, status, visit, arg);
 }
 
 static int effect_add(struct sluice_context *self, const char *key, const void *value, uint64_t value_size,

@@ -23,7 +23,7 @@
 #define LAMBDA_NAME_BYTES_MAX 48u /* letters, digits, `.`, `_`, `-`, not a leading `.` */
 #define LAMBDA_FILE_BYTES_MAX (64u << 20)
 #define LAMBDA_EFFECTS_MAX    1024u       /* of one run */
-#define LAMBDA_RUN_BYTES_MAX  (64u << 20) /* of one run's effects together */
+#define LAMBDA_RUN_BYTES_MAX  (64u << 20) /* of one run: its effects together, and what it lists together */
 #define LAMBDA_LOG_LINES      256u        /* kept per lambda */
 #define LAMBDA_LOG_LINE_BYTES 1024u
 #define LAMBDA_PARKED_SHOWN   16u
