@@ -60,8 +60,9 @@ static void written(struct sim_event *event)
     if (node->up && node->incarnation == event->c) {
         if (sim_node_hold(node, event))
             return;
-        uint64_t ticket = node->writing->ticket;
-        finish_batch(node, SIZE_MAX);
+        uint64_t ticket = event->size;
+        while (node->writing != NULL && node->writing->ticket <= ticket)
+            finish_batch(node, SIZE_MAX);
         if (node->writing != NULL)
             start_write(node);
         host_persisted(node->host, ticket);
@@ -72,7 +73,10 @@ static void written(struct sim_event *event)
 
 static void start_write(struct sim_node *node)
 {
-    sim_after(50 * NS_PER_US + random_below(&sim.random, sim.faults.disk_ns_max), written, node)->c = node->incarnation;
+    struct sim_event *event =
+        sim_after(50 * NS_PER_US + random_below(&sim.random, sim.faults.disk_ns_max), written, node);
+    event->c = node->incarnation;
+    event->size = node->tickets; /* one group commit takes along all that waits */
 }
 
 static uint64_t env_persist_submit(void *arg)
