@@ -230,6 +230,9 @@ static void *check(void *arg)
     const char *said = "no memory to try it";
     if (bytes_append(&text, "", 1) == SLUICE_OK)
         said = (const char *)text.data;
+    pthread_mutex_lock(&host->lock);
+    host->checks_running--; /* whoever is told may ask for the next one */
+    pthread_mutex_unlock(&host->lock);
     self->done(self->arg, status, said);
     free(file);
     free(config);
@@ -275,7 +278,7 @@ enum sluice_status lambda_host_check(struct lambda_host *self, struct buf *file,
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_mutex_lock(&self->lock);
     status = self->checks_stopped ? SLUICE_CLOSED : SLUICE_BUSY;
-    if (!self->checks_stopped && self->check_count < LAMBDA__CHECKS_MAX) {
+    if (!self->checks_stopped && self->checks_running < LAMBDA__CHECKS_MAX) {
         fresh->number = ++self->files;
         status = pthread_create(&thread, &attributes, check, fresh) == 0 ? SLUICE_OK : SLUICE_MEMORY;
     }
@@ -283,6 +286,7 @@ enum sluice_status lambda_host_check(struct lambda_host *self, struct buf *file,
         fresh->next = self->checks;
         self->checks = fresh;
         self->check_count++;
+        self->checks_running++;
     }
     pthread_mutex_unlock(&self->lock);
     pthread_attr_destroy(&attributes);

@@ -297,7 +297,7 @@ struct lambda_host {
     uint64_t keeper_until_ns; /* sleeps, unless woken */
     bool keeper_stop;
     struct lambda__check *checks;
-    unsigned check_count;
+    unsigned check_count, checks_running;
     bool checks_stopped;
     uint64_t files; /* tells the files of checks apart */
 
