@@ -247,6 +247,13 @@ _Static_assert(SLUICE__V1__WATCH_REQUEST__PATTERN_KEY == 1 && SLUICE__V1__WATCH_
 
 /* --- Answers -----------------------------------------------------------------------------------------------------*/
 
+void rpc_message_free(struct rpc_message *self)
+{
+    bytes_free(&self->head);
+    sluice_value_unref(self->value);
+    *self = (struct rpc_message){0};
+}
+
 /* Generated code wants strings that end in a zero byte. */
 struct names {
     char key[KEY_BYTES_MAX + 1];

@@ -114,13 +114,6 @@ void rpc__gone_all(struct rpc_shared *shared)
 
 /* --- Shorthands --------------------------------------------------------------------------------------------------*/
 
-void rpc_message_free(struct rpc_message *self)
-{
-    bytes_free(&self->head);
-    sluice_value_unref(self->value);
-    *self = (struct rpc_message){0};
-}
-
 void rpc_succeed(struct rpc *self, struct rpc_message *message)
 {
     rpc_finish(self, &(struct rpc_outcome){.status = SLUICE_OK}, message);
