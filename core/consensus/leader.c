@@ -98,7 +98,23 @@ static void cut_what_was_not_chosen(struct paxos *self)
     }
 }
 
-/* Phase 1 is complete: the suffix is proposed again under the new ballot, then a no-op opens it. */
+static void open_with_noop(struct step *step)
+{
+    struct paxos *self = step->self;
+    uint64_t floor = self->time_floor;
+    uint64_t time = step->event->time > floor ? step->event->time : floor + 1;
+    struct paxos_effect *noop = paxos__effect(step, PAXOS_EFFECT_STORE_NOOP);
+    noop->first = ++self->last;
+    noop->count = 1;
+    noop->ballot = self->ballot;
+    noop->sequence = ++self->sequence;
+    paxos__note_time(self, time);
+    *paxos__slot(self, self->last) =
+        (struct paxos_slot){.ballot = self->ballot, .time = time, .sequence = self->sequence};
+}
+
+/* Phase 1 is complete: the suffix is proposed again under the new ballot. Where there is none, a no-op opens the
+ * ballot; it must not be added behind a suffix that may fill the window already. */
 void leader__begin(struct step *step)
 {
     struct paxos *self = step->self;
@@ -121,17 +137,11 @@ void leader__begin(struct step *step)
         }
     }
     /* Above everything that was promised to be closed, and everything in the log. */
-    uint64_t floor = self->pairs->ceiling_highest > self->time_floor ? self->pairs->ceiling_highest : self->time_floor;
-    uint64_t time = step->event->time > floor ? step->event->time : floor + 1;
-    uint64_t opened = ++self->last;
-    paxos__note_time(self, time);
-    struct paxos_effect *noop = paxos__effect(step, PAXOS_EFFECT_STORE_NOOP);
-    noop->first = opened;
-    noop->count = 1;
-    noop->ballot = self->ballot;
-    noop->sequence = ++self->sequence;
-    *paxos__slot(self, opened) = (struct paxos_slot){.ballot = self->ballot, .time = time, .sequence = self->sequence};
-    self->opened = opened;
+    if (self->pairs->ceiling_highest > self->time_floor)
+        self->time_floor = self->pairs->ceiling_highest;
+    if (self->last == self->stable)
+        open_with_noop(step);
+    self->opened = self->last;
     self->match = self->last;
     (void)paxos__advance_durable(self);
     for (uint32_t i = 0; i < self->options.replica_count; i++) {

@@ -197,7 +197,7 @@ struct paxos {
     uint64_t time_floor;  /* a leader's next time is above this: last_time, ceilings, closed time */
     uint64_t match;       /* follower: chosen, or accepted under `ballot`, up to here */
     uint64_t match_durable;
-    uint64_t opened;   /* leader: index of its no-op */
+    uint64_t opened;   /* leader: what must be stable under its ballot before it reads */
     bool leading;      /* LEADING was emitted */
     uint64_t sequence; /* disk sequences handed out */
     uint64_t sequence_durable;
