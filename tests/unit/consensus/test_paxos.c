@@ -1,0 +1,319 @@
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "core/consensus/paxos.h"
+
+#define MS     UINT64_C(1000000)
+#define WINDOW 16u
+
+/* Node 1 of three, and what it says. */
+static struct pairs pairs;
+static struct paxos self;
+static struct paxos_slot slots[WINDOW];
+static struct paxos_effects effects;
+static uint64_t now;
+
+static void open_paxos(void)
+{
+    static const struct pairs_options options = {.node = 1,
+                                                 .incarnation = 1,
+                                                 .lease_ns = 60 * MS,
+                                                 .beat_ns = 20 * MS,
+                                                 .idle_lease_ns = 300 * MS,
+                                                 .idle_beat_ns = 100 * MS,
+                                                 .idle_after_ns = 1000 * MS};
+    static const struct paxos_options group = {.node = 1,
+                                               .epoch = 1,
+                                               .replicas = {1, 2, 3},
+                                               .replica_count = 3,
+                                               .preferred = 1,
+                                               .election_ns = 150 * MS,
+                                               .resend_ns = 50 * MS,
+                                               .window = WINDOW,
+                                               .follower_bytes_max = 1 << 20,
+                                               .seed = 1};
+    const struct paxos_recovered nothing = {0};
+    now = 1000 * MS;
+    pairs_init(&pairs, &options, 0, 0);
+    pairs_set_member(&pairs, 2, true);
+    pairs_set_member(&pairs, 3, true);
+    cr_assert_eq(paxos_init(&self, &group, &pairs, slots, &nothing, now), SLUICE_OK);
+}
+
+static enum sluice_status step(struct paxos_event event)
+{
+    event.now_ns = now;
+    event.time = now;
+    return paxos_step(&self, &event, &effects);
+}
+
+static const struct paxos_effect *effect(enum paxos_effect_type type)
+{
+    for (uint32_t i = 0; i < effects.count; i++)
+        if (effects.items[i].type == type)
+            return &effects.items[i];
+    return NULL;
+}
+
+static const struct paxos_message *sent(uint16_t node, enum paxos_message_type type)
+{
+    for (uint32_t i = 0; i < effects.count; i++)
+        if (effects.items[i].type == PAXOS_EFFECT_SEND && effects.items[i].node == node &&
+            effects.messages[effects.items[i].message].type == type)
+            return &effects.messages[effects.items[i].message];
+    return NULL;
+}
+
+static struct paxos_message from(uint16_t node, enum paxos_message_type type, uint64_t ballot)
+{
+    return (struct paxos_message){
+        .type = (uint8_t)type, .from = node, .epoch = 1, .ballot = ballot, .incarnation = 1, .granted = true};
+}
+
+static enum sluice_status receive(struct paxos_message message)
+{
+    return step((struct paxos_event){.type = PAXOS_EVENT_MESSAGE, .message = &message});
+}
+
+static void persist(void)
+{
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PERSISTED, .sequence = self.sequence}), SLUICE_OK);
+}
+
+static uint64_t ballot(uint64_t round, uint16_t node)
+{
+    return round << 16 | node;
+}
+
+static void grant(uint16_t node)
+{
+    struct pairs_effects ignored = {0};
+    const struct pairs_message beat = {.type = PAIRS_BEAT, .incarnation = 1, .lease_ns = 60 * MS};
+    cr_assert_eq(pairs_receive(&pairs, node, &beat, now, now, &ignored), SLUICE_OK);
+}
+
+/* Node 1 is elected with the vote of node 2. */
+static void lead(void)
+{
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TICK}), SLUICE_OK);
+    cr_assert_not_null(sent(2, PAXOS_PREVOTE));
+    cr_assert_eq(receive(from(2, PAXOS_PREVOTE_REPLY, ballot(1, 1))), SLUICE_OK);
+    cr_assert_not_null(sent(2, PAXOS_PREPARE));
+    persist();
+    struct paxos_message promise = from(2, PAXOS_PROMISE, ballot(1, 1));
+    promise.first = 1;
+    cr_assert_eq(receive(promise), SLUICE_OK);
+    cr_assert_eq(self.role, PAXOS_LEADER);
+}
+
+static void accepted(uint16_t node, uint64_t index)
+{
+    struct paxos_message message = from(node, PAXOS_ACCEPTED, self.ballot);
+    message.received = message.persisted = index;
+    cr_assert_eq(receive(message), SLUICE_OK);
+}
+
+static struct paxos_message accept(uint16_t node, uint64_t round, uint64_t first, uint32_t count)
+{
+    struct paxos_message message = from(node, PAXOS_ACCEPT, ballot(round, node));
+    message.first = first;
+    message.entry_count = count;
+    message.last = first + count - 1;
+    for (uint32_t i = 0; i < count; i++)
+        message.entries[i] = (struct paxos_message_entry){.ballot = message.ballot, .time = 100 * round + first + i};
+    return message;
+}
+
+TestSuite(paxos, .init = open_paxos);
+
+Test(paxos, a_promise_counts_for_oneself_only_once_it_is_durable)
+{
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TICK}), SLUICE_OK);
+    cr_assert_eq(receive(from(2, PAXOS_PREVOTE_REPLY, ballot(1, 1))), SLUICE_OK);
+    struct paxos_message promise = from(2, PAXOS_PROMISE, ballot(1, 1));
+    promise.first = 1;
+    cr_assert_eq(receive(promise), SLUICE_OK);
+    cr_assert_eq(self.role, PAXOS_CANDIDATE, "its own promise is not on disk yet");
+    persist();
+    cr_assert_eq(self.role, PAXOS_LEADER);
+}
+
+Test(paxos, an_entry_is_stable_only_on_the_disks_of_a_quorum)
+{
+    lead();
+    accepted(2, 1);
+    cr_assert_eq(self.stable, 0, "our own disk has not answered");
+    persist();
+    cr_assert_eq(self.stable, 1);
+    cr_assert_not_null(effect(PAXOS_EFFECT_LEADING));
+}
+
+Test(paxos, a_follower_answers_only_when_its_disk_has)
+{
+    cr_assert_eq(receive(accept(2, 5, 1, 3)), SLUICE_OK);
+    cr_assert_not_null(effect(PAXOS_EFFECT_STORE));
+    cr_assert_null(sent(2, PAXOS_ACCEPTED));
+    persist();
+    cr_assert_not_null(sent(2, PAXOS_ACCEPTED));
+    cr_assert_eq(sent(2, PAXOS_ACCEPTED)->persisted, 3);
+}
+
+Test(paxos, a_follower_leaves_no_gap)
+{
+    cr_assert_eq(receive(accept(2, 5, 1, 1)), SLUICE_OK);
+    persist();
+    cr_assert_eq(receive(accept(2, 5, 3, 1)), SLUICE_OK);
+    cr_assert_null(effect(PAXOS_EFFECT_STORE));
+    cr_assert_not(sent(2, PAXOS_ACCEPTED)->granted);
+    cr_assert_eq(sent(2, PAXOS_ACCEPTED)->received, 1, "the leader is told where to step back to");
+}
+
+Test(paxos, a_lower_ballot_is_rejected_and_changes_nothing)
+{
+    cr_assert_eq(receive(accept(2, 5, 1, 1)), SLUICE_OK);
+    cr_assert_eq(receive(accept(3, 4, 1, 1)), SLUICE_OK);
+    cr_assert_not_null(sent(3, PAXOS_REJECT));
+    cr_assert_eq(self.promised, ballot(5, 2));
+}
+
+Test(paxos, a_promise_reports_what_was_accepted_and_under_which_ballot)
+{
+    cr_assert_eq(receive(accept(2, 5, 1, 2)), SLUICE_OK);
+    persist();
+    now += 400 * MS; /* no lease of node 2 runs */
+    struct paxos_message prepare = from(3, PAXOS_PREPARE, ballot(9, 3));
+    prepare.first = 1;
+    prepare.last = 0;
+    cr_assert_eq(receive(prepare), SLUICE_OK);
+    cr_assert_null(sent(3, PAXOS_PROMISE), "not before the promise is durable");
+    persist();
+    const struct paxos_message *promise = sent(3, PAXOS_PROMISE);
+    cr_assert_not_null(promise);
+    cr_assert_eq(promise->entry_count, 2);
+    cr_assert_eq(promise->entries[1].ballot, ballot(5, 2));
+}
+
+Test(paxos, a_voter_promises_nobody_else_while_its_grant_to_the_leader_runs)
+{
+    cr_assert_eq(receive(accept(2, 5, 1, 1)), SLUICE_OK);
+    grant(2);
+    persist();
+    struct paxos_message prepare = from(3, PAXOS_PREPARE, ballot(9, 3));
+    prepare.first = 1;
+    cr_assert_eq(receive(prepare), SLUICE_OK);
+    cr_assert_eq(self.promised, ballot(5, 2));
+    now += 61 * MS;
+    cr_assert_eq(receive(prepare), SLUICE_OK);
+    cr_assert_eq(self.promised, ballot(9, 3));
+    cr_assert_eq(pairs.peers[2].defections, 1);
+}
+
+Test(paxos, a_new_leader_adopts_the_value_of_the_highest_ballot)
+{
+    cr_assert_eq(receive(accept(2, 1, 1, 1)), SLUICE_OK);
+    persist();
+    now += 400 * MS;
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_CAMPAIGN}), SLUICE_OK);
+    uint64_t mine = self.standing;
+    cr_assert_eq(receive(from(3, PAXOS_PREVOTE_REPLY, mine)), SLUICE_OK);
+    persist();
+    struct paxos_message promise = from(3, PAXOS_PROMISE, mine);
+    promise.first = 1;
+    promise.last = 1;
+    promise.entry_count = 1;
+    promise.entries[0] = (struct paxos_message_entry){.ballot = ballot(1, 3), .time = 500};
+    cr_assert_eq(receive(promise), SLUICE_OK);
+    cr_assert_eq(self.role, PAXOS_LEADER);
+    cr_assert_not_null(effect(PAXOS_EFFECT_STORE), "node 3's value takes the place of ours");
+    cr_assert_eq(effect(PAXOS_EFFECT_STORE)->sequence, 0);
+    cr_assert_not_null(effect(PAXOS_EFFECT_REWRITE), "and is proposed again under our ballot");
+    cr_assert_eq(self.slots[1].time, 500);
+}
+
+Test(paxos, the_window_bounds_what_may_be_unstable)
+{
+    lead();
+    struct paxos_proposal proposals[WINDOW];
+    for (uint32_t i = 0; i < WINDOW; i++)
+        proposals[i] = (struct paxos_proposal){.time = paxos_time_floor(&self) + 1 + i};
+    cr_assert_eq(paxos_room(&self), WINDOW - 1);
+    cr_assert_eq(
+        step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = proposals, .proposal_count = WINDOW}),
+        SLUICE_AGAIN);
+    cr_assert_eq(
+        step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = proposals, .proposal_count = WINDOW - 1}),
+        SLUICE_OK);
+    cr_assert_eq(paxos_room(&self), 0);
+}
+
+Test(paxos, times_of_proposals_must_rise)
+{
+    lead();
+    const struct paxos_proposal late = {.time = paxos_time_floor(&self)};
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &late, .proposal_count = 1}),
+                 SLUICE_INVALID);
+}
+
+Test(paxos, reads_need_a_lease_of_a_quorum_that_still_speaks_of_our_ballot)
+{
+    lead();
+    persist();
+    accepted(2, 1);
+    cr_assert_not(paxos_lease_valid(&self, now));
+    struct pairs_effects ignored = {0};
+    const struct pairs_message ack = {
+        .type = PAIRS_BEAT_ACK, .incarnation = 1, .peer_incarnation = 1, .sent_ns = now, .lease_ns = 60 * MS};
+    cr_assert_eq(pairs_receive(&pairs, 2, &ack, now, now, &ignored), SLUICE_OK);
+    cr_assert(paxos_lease_valid(&self, now));
+    struct pairs_message defected = ack;
+    defected.defections = 1;
+    cr_assert_eq(pairs_receive(&pairs, 2, &defected, now, now, &ignored), SLUICE_OK);
+    cr_assert_not(paxos_lease_valid(&self, now),
+                  "it has left one of our ballots: which one, only its next word can tell");
+}
+
+Test(paxos, time_is_closed_only_up_to_a_ceiling_that_a_quorum_holds)
+{
+    lead();
+    persist();
+    accepted(2, 1);
+    cr_assert_eq(paxos_close_time(&self, now), 0);
+    pairs.ceiling_own_durable = 5000;
+    cr_assert_eq(paxos_close_time(&self, now), 0, "one of three is no quorum");
+    struct pairs_effects ignored = {0};
+    const struct pairs_message ack = {
+        .type = PAIRS_BEAT_ACK, .incarnation = 1, .peer_incarnation = 1, .sent_ns = now, .ceiling = 4000};
+    cr_assert_eq(pairs_receive(&pairs, 2, &ack, now, now, &ignored), SLUICE_OK);
+    cr_assert_eq(paxos_close_time(&self, now), 4000);
+    cr_assert_geq(paxos_time_floor(&self), 4000);
+    cr_assert_eq(paxos_close_time(&self, 10), 4000, "it never goes back");
+}
+
+Test(paxos, messages_that_no_correct_peer_sends_are_refused_and_change_nothing)
+{
+    struct paxos before = self;
+    struct paxos_message bad[] = {from(9, PAXOS_PREVOTE, ballot(1, 9)), from(1, PAXOS_PREVOTE, ballot(1, 1)),
+                                  from(2, PAXOS_PREVOTE, ballot(1, 3)), from(2, (enum paxos_message_type)77, 1),
+                                  from(2, PAXOS_PROMISE, ballot(1, 3)), accept(2, 1, 0, 1),
+                                  from(2, PAXOS_ACCEPTED, ballot(1, 2))};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        cr_assert_eq(receive(bad[i]), SLUICE_INVALID, "message %zu", i);
+    cr_assert_eq(memcmp(&before, &self, sizeof(self)), 0);
+}
+
+Test(paxos, a_replica_that_lost_its_memory_does_not_vote_and_asks_to_be_admitted_once_it_holds_all)
+{
+    self.options.memory_only = self.options.amnesiac = true;
+    struct paxos_message prevote = from(2, PAXOS_PREVOTE, ballot(1, 2));
+    cr_assert_eq(receive(prevote), SLUICE_OK);
+    cr_assert_not(sent(2, PAXOS_PREVOTE_REPLY)->granted);
+    struct paxos_message message = accept(2, 5, 1, 2);
+    cr_assert_eq(receive(message), SLUICE_OK);
+    cr_assert_null(effect(PAXOS_EFFECT_CAUGHT_UP), "the leader does not know of this process yet");
+    message.peer_incarnation = 1;
+    cr_assert_eq(receive(message), SLUICE_OK);
+    cr_assert_not_null(effect(PAXOS_EFFECT_CAUGHT_UP));
+    persist();
+    cr_assert_eq(receive(message), SLUICE_OK);
+    cr_assert(sent(2, PAXOS_ACCEPTED)->learner);
+}
