@@ -8,7 +8,7 @@
 
 #include "core/base/buf.h"
 
-#define ENTRY_MAGIC 0x31454c53u /* "SLE1" */
+#define ENTRY_MAGIC          0x31454c53u /* "SLE1" */
 #define ENTRY_BODY_BYTES_MAX (66u << 20)
 
 enum entry_kind {
@@ -23,16 +23,17 @@ struct entry_header {
     uint32_t body_crc;   /* CRC32C of the body */
     uint32_t body_size;
     uint64_t ballot;
-    uint64_t index;      /* the revision */
-    uint64_t time;       /* HLC, platform time of everything in the entry */
-    uint64_t epoch;      /* of the group */
-    uint32_t group;      /* the shard's number */
-    uint16_t kind;       /* enum entry_kind */
-    uint16_t flags;      /* 0 */
-    uint64_t reserved;   /* 0 */
+    uint64_t index;    /* the revision */
+    uint64_t time;     /* HLC, platform time of everything in the entry */
+    uint64_t epoch;    /* of the group */
+    uint32_t group;    /* the shard's number */
+    uint16_t kind;     /* enum entry_kind */
+    uint16_t flags;    /* 0 */
+    uint64_t reserved; /* 0 */
 };
 _Static_assert(sizeof(struct entry_header) == 64, "one cache line on every replica");
-_Static_assert(offsetof(struct entry_header, body_crc) == 8 && offsetof(struct entry_header, group) == 48, "frozen layout");
+_Static_assert(offsetof(struct entry_header, body_crc) == 8 && offsetof(struct entry_header, group) == 48,
+               "frozen layout");
 
 /* An entry in memory. `body` is NULL when empty. Whoever holds the struct holds one reference on body. */
 struct entry {
@@ -46,9 +47,12 @@ struct entry {
     struct buf *body;
 };
 
-/* Fills a header for `entry`, computing header_crc; body_crc is taken from the entry (computed once, when the body was first seen). */
+/* Fills a header for `entry`, computing header_crc; body_crc is taken from the entry (computed once, when the body was
+ * first seen). */
 void entry_header_write(const struct entry *entry, struct entry_header *out);
-/* Checks magic, checksum and bounds of a header that came from outside; CORRUPT with no change of `out` otherwise. `out->body` stays NULL. */
-enum sluice_status entry_header_read(const void *data, size_t size, struct entry *out, uint32_t *body_size) SLUICE_MUST_CHECK;
+/* Checks magic, checksum and bounds of a header that came from outside; CORRUPT with no change of `out` otherwise.
+ * `out->body` stays NULL. */
+enum sluice_status entry_header_read(const void *data, size_t size, struct entry *out,
+                                     uint32_t *body_size) SLUICE_MUST_CHECK;
 
 #endif
