@@ -99,6 +99,9 @@ from = $(if $(filter %/lib$(1).a,$(firstword $(2))),$(2),$(if $(2),$(call from,$
 $(foreach u,$(units),$(eval $(out)/tests/unit-$(u): $(call objects,tests/unit/$(u)) $(or $(call from,$(u),$(libraries)),$(libraries))))
 $(unit_programs): LDLIBS += -lcriterion
 $(foreach u,$(units),$(eval $(out)/tests/unit-$(u): | $(filter $(out)/tests/unit/$(u)/%,$(fixtures))))
+# The example lambdas are loaded like any other; their tests make images.
+$(out)/tests/unit-lambdas: LDLIBS += -ljpeg
+$(out)/tests/unit-lambdas: | $(modules)
 $(fixtures): $(out)/%.so: %.c $(out)/flags api/sluice_lambda.h
 	$(call say,FIXTURE,$<)mkdir -p $(@D); $(CC) $(filter-out -MMD -MP,$(cflags)) -fPIC -fvisibility=hidden -shared -o $@ $<
 $(unit_programs): $(if $(filter-out release,$(MODE)),$(out)/tests/unit/runner.c.o)
