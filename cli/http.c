@@ -13,7 +13,7 @@
 #define PAUSE_MS_MAX     2000u
 #define ERROR_BYTES_MAX  (1u << 20)
 #define ANSWER_BYTES_MAX (UINT32_C(1) << 30)
-#define SILENCE_SECONDS  15L /* streams say something at least once a second */
+#define SILENCE_SECONDS  15L /* without a byte, beyond the time that the request may take */
 #define REQUEST_ID_BYTES 16
 
 static CURL *handle;
@@ -199,7 +199,7 @@ static int exit_code(long status)
 
 /* The server says in problem+json what was expected and what to do. */
 static int complain_status(const struct cli_common *common, const struct http_request *request,
-                           struct http_answer *answer)
+                           const struct http_answer *answer)
 {
     json_error_t error;
     json_t *problem = json_loadb((const char *)answer->body.data, answer->body.size, 0, &error);
@@ -368,9 +368,33 @@ bool http_probe(const struct cli_common *common, const char *path)
 
 /* --- streams ----------------------------------------------------------------------------------------------------- */
 
+/* Who is called, and a stream's own word that it has to end: an event "error" with problem+json. */
+struct following {
+    struct sse_parser parser;
+    http_on_event on_event;
+    void *arg;
+    struct http_answer *answer;
+    long failed; /* the status that it gave; 0: it has not */
+};
+
 static bool feed(void *arg, const char *data, size_t size)
 {
     return sse_feed(arg, data, size);
+}
+
+static bool on_each(void *arg, const struct http_event *event)
+{
+    struct following *self = arg;
+    if (strcmp(event->type, "error") != 0)
+        return self->on_event(self->arg, event);
+    json_error_t error;
+    json_t *problem = json_loadb(event->data, event->data_size, 0, &error);
+    long status = (long)json_integer_value(json_object_get(problem, "status"));
+    json_decref(problem);
+    self->failed = status >= 400 && status < 600 ? status : 500;
+    self->answer->body.size = 0;
+    cli_must_status(bytes_append(&self->answer->body, event->data, event->data_size));
+    return false;
 }
 
 /* Connected once, a stream is followed through restarts of gateways and leaders; a refusal is final. */
@@ -391,40 +415,49 @@ static void tell_lost(const struct cli_common *common, const struct sse_parser *
                  parser->id.size > 0 ? " from where it stopped" : "");
 }
 
-int http_follow(const struct cli_common *common, const char *path, const char *what, http_on_event on_event, void *arg)
+int http_follow(const struct cli_common *common, const char *path, const char *what, long silence_s,
+                http_on_event on_event, void *arg)
 {
-    struct sse_parser parser = {.on_event = on_event, .arg = arg};
     struct http_answer answer = {0};
+    struct following self = {.on_event = on_event, .arg = arg, .answer = &answer};
+    struct sse_parser *parser = &self.parser;
     uint64_t pause = PAUSE_MS_FIRST;
     bool connected = false, told = false;
     int result = CLI_OK;
+    parser->on_event = on_each;
+    parser->arg = &self;
     for (;;) {
-        struct http_request request = {.method = "GET", .path = path, .what = what, .sink = feed, .arg = &parser};
+        struct http_request request = {.method = "GET", .path = path, .what = what, .sink = feed, .arg = parser};
         http_add(common, &request, "Accept", "text/event-stream");
-        if (parser.id.size > 0)
-            http_add(common, &request, "Last-Event-ID", cli_text(&parser.id));
+        if (parser->id.size > 0)
+            http_add(common, &request, "Last-Event-ID", cli_text(&parser->id));
         answer.sunk = false;
-        sse_reset(&parser);
-        CURLcode code = perform(common, &request, request.headers, SILENCE_SECONDS, &answer);
+        self.failed = 0;
+        sse_reset(parser);
+        CURLcode code = perform(common, &request, request.headers, silence_s, &answer);
         curl_slist_free_all(request.headers);
-        if (parser.stopped)
+        if (parser->stopped && self.failed == 0)
             break;
-        connected = connected || good(&answer);
+        connected = connected || answer.sunk || good(&answer);
+        if (self.failed != 0) { /* it was this side that hung up */
+            code = CURLE_OK;
+            answer.status = self.failed;
+        }
         if (!lost(&answer, code, connected)) {
             result = code != CURLE_OK ? complain_transfer(common, code) : complain_status(common, &request, &answer);
             break;
         }
-        if (answer.sunk) {
-            pause = parser.retry_ms > 0 ? parser.retry_ms : PAUSE_MS_FIRST;
+        if (answer.sunk && self.failed == 0) {
+            pause = parser->retry_ms > 0 ? parser->retry_ms : PAUSE_MS_FIRST;
             told = false;
         }
         if (!told)
-            tell_lost(common, &parser, &answer, code);
+            tell_lost(common, parser, &answer, code);
         told = true;
         pause_ms(pause);
         pause = pause * 2 < PAUSE_MS_MAX ? pause * 2 : PAUSE_MS_MAX;
     }
     http_answer_free(&answer);
-    sse_free(&parser);
+    sse_free(parser);
     return result;
 }

@@ -73,8 +73,9 @@ bool sse_feed(struct sse_parser *self, const char *data, size_t size);
 void sse_reset(struct sse_parser *self);
 void sse_free(struct sse_parser *self);
 
-/* Follows the stream at `path` for ever: reconnects with Last-Event-ID after a pause. Returns an exit code once the
- * server refuses it, or CLI_OK once the callback has ended it. `notice` is told of lost connections (NULL: nobody). */
-int http_follow(const struct cli_common *common, const char *path, const char *what, http_on_event on_event, void *arg);
+/* Follows the stream at `path` for ever: reconnects with Last-Event-ID after a pause, also when nothing has come for
+ * `silence_s`. Returns an exit code once the server refuses it, or CLI_OK once the callback has ended it. */
+int http_follow(const struct cli_common *common, const char *path, const char *what, long silence_s,
+                http_on_event on_event, void *arg);
 
 #endif

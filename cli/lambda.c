@@ -4,6 +4,8 @@
 
 #include "cli/http.h"
 
+#define SILENCE_SECONDS 45L /* the gateway keeps a silent stream alive every 15 to 20 */
+
 enum { OPTION_NAME = 256, OPTION_CONFIG };
 
 struct lambda {
@@ -310,7 +312,7 @@ static int lambda_log(int argc, char **argv)
     struct bytes path = {0};
     cli_parse(&argp, argc, argv, &self);
     lambda_path(&path, self.argument, "log");
-    int code = http_follow(&self.common, cli_text(&path), self.argument, on_line, &self);
+    int code = http_follow(&self.common, cli_text(&path), self.argument, SILENCE_SECONDS, on_line, &self);
     bytes_free(&path);
     return code;
 }

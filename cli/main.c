@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cli/http.h"
+#include "core/node/node.h"
 
 static int version(int argc, char **argv)
 {
@@ -68,6 +69,9 @@ int cli_dispatch(const char *parent, const char *about, const struct cli_command
 
 int main(int argc, char **argv)
 {
+    int helper = node_helper_main(argc, argv); /* "sluice up" holds a node */
+    if (helper >= 0)
+        return helper;
     if (argc == 2 && strcmp(argv[1], "--version") == 0)
         argv[1] = (char *)(uintptr_t) "version";
     int code = cli_dispatch("sluice",

@@ -111,6 +111,7 @@ void sse_reset(struct sse_parser *self)
     self->has_data = false;
     self->after_cr = false;
     self->begun = false;
+    self->stopped = false;
 }
 
 void sse_free(struct sse_parser *self)

@@ -6,6 +6,8 @@
 
 #define COUNT_MAX (UINT64_C(1) << 53)
 
+#define SILENCE_SECONDS 15L /* progress comes once a second */
+
 enum { OPTION_PREFIX = 256, OPTION_GLOB, OPTION_REGEX, OPTION_KEY, OPTION_FROM, OPTION_DATA, OPTION_PROGRESS };
 
 struct watch {
@@ -189,7 +191,7 @@ int cli_watch(int argc, char **argv)
     cli_query(&path, self.kind, self.pattern);
     cli_query(&path, "from", self.from);
     cli_query(&path, "data", self.data ? "true" : NULL);
-    int code = http_follow(&self.common, cli_text(&path), self.pattern, on_event, &self);
+    int code = http_follow(&self.common, cli_text(&path), self.pattern, SILENCE_SECONDS, on_event, &self);
     bytes_free(&path);
     return code;
 }

@@ -30,6 +30,10 @@ struct node_options {
     const char *health_address; /* "HOST:PORT" for /healthz and /readyz; NULL: none */
 };
 
+/* A program that holds a node calls this before anything else in main: a node starts its own program once more to try
+ * out an upload. Returns the exit code of that, or -1 where the program was started by somebody else. */
+int node_helper_main(int argc, char **argv);
+
 /* Checks the options, opens and recovers the data, listens. On failure `error` says what was expected, what came and
  * what to do. */
 enum sluice_status node_create(const struct node_options *options, struct node **out, char *error,

@@ -320,6 +320,11 @@ def test_watch_goes_on_where_it_stopped():
         lines = [json.loads(line) for line in result.stdout.splitlines()]
         assert [(line["event"], line["version"], line["cursor"]) for line in lines] == [("put", 1, "c1"), ("put", 2, "c3"), ("delete", 3, "c4")]
         assert [headers["Last-Event-ID"] for _, _, headers, _ in server.requests] == [None, "c2", "c2", "c2", "c3"]
+    def failing(status, code):
+        return event("error", {"status": status, "code": code, "detail": "of the store"})
+    with Server(stream(event("put", WRITTEN, "c1"), failing(503, "unavailable")), stream(event("put", WRITTEN, "c2"), failing(410, "gone"), event("put", WRITTEN, "c3"))) as server:
+        result = check(server.sluice("watch", "farm/cow"), 3, err="of the store (gone)")
+        assert result.stdout.count(b"version 3") == 2 and server.requests[1][2]["Last-Event-ID"] == "c1"
     with Server(stream(event("put", WRITTEN, "c1")), problem(410, "gone", "that position is no longer kept")) as server:
         check(server.sluice("watch", "farm/cow"), 3, err="no longer kept (gone)")
 
