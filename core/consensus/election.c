@@ -116,6 +116,7 @@ void election__stand(struct step *step)
     self->role = PAXOS_CANDIDATE;
     self->leader = 0;
     self->ballot = self->standing;
+    self->opened_seen = self->stable_opened;
     self->match = self->stable;
     if (self->match_durable > self->match)
         self->match_durable = self->match;
@@ -201,6 +202,7 @@ static void promise(struct step *step, uint16_t to, uint64_t first)
     uint64_t bytes = 0;
     message->first = first;
     message->ceiling = self->pairs->ceiling_highest;
+    message->stable_opened = self->stable_opened;
     message->defections = self->pairs->peers[to].defections;
     for (uint64_t index = first; index <= self->last && message->entry_count < PAXOS_MESSAGE_ENTRIES_MAX; index++) {
         struct paxos_message_entry *entry = &message->entries[message->entry_count];
@@ -208,8 +210,11 @@ static void promise(struct step *step, uint16_t to, uint64_t first)
             *entry = (struct paxos_message_entry){.ballot = UINT64_MAX};
         } else {
             const struct paxos_slot *slot = paxos__slot(self, index);
-            *entry = (struct paxos_message_entry){
-                .ballot = slot->ballot, .time = slot->time, .size = slot->size, .flags = slot->flags};
+            *entry = (struct paxos_message_entry){.ballot = slot->ballot,
+                                                  .time = slot->time,
+                                                  .opened = slot->opened,
+                                                  .size = slot->size,
+                                                  .flags = slot->flags};
         }
         bytes += entry->size;
         if (message->entry_count > 0 && bytes > PAXOS_MESSAGE_BYTES_MAX)
@@ -268,6 +273,7 @@ static bool adopt(struct step *step, const struct paxos_message *message, uint32
     effect->sequence = chosen ? ++self->sequence : 0;
     *slot = (struct paxos_slot){.ballot = effect->ballot,
                                 .time = entry->time,
+                                .opened = entry->opened,
                                 .size = entry->size,
                                 .flags = entry->flags,
                                 .sequence = self->sequence};
@@ -278,6 +284,8 @@ static bool adopt(struct step *step, const struct paxos_message *message, uint32
         self->match = index;
         self->stable = index;
         self->stable_time = entry->time;
+        if (entry->opened > self->stable_opened)
+            self->stable_opened = entry->opened;
     }
     return true;
 }
@@ -298,6 +306,8 @@ void election__promise(struct step *step, const struct paxos_message *message)
         paxos__effect(step, PAXOS_EFFECT_STABLE)->first = self->stable;
     if (message->ceiling > self->time_floor)
         self->time_floor = message->ceiling;
+    if (message->stable_opened > self->opened_seen)
+        self->opened_seen = message->stable_opened;
     struct paxos_follower *follower = &self->followers[replica];
     follower->incarnation = message->incarnation;
     follower->defections = message->defections;

@@ -27,8 +27,11 @@ static void accept(struct step *step, uint32_t replica, bool with_entries)
         struct paxos_message_entry entry = {.ballot = self->ballot};
         if (index > self->stable) {
             const struct paxos_slot *slot = paxos__slot(self, index);
-            entry = (struct paxos_message_entry){
-                .ballot = self->ballot, .time = slot->time, .size = slot->size, .flags = slot->flags};
+            entry = (struct paxos_message_entry){.ballot = self->ballot,
+                                                 .time = slot->time,
+                                                 .opened = slot->opened,
+                                                 .size = slot->size,
+                                                 .flags = slot->flags};
         }
         bytes += entry.size;
         if (message->entry_count > 0 && bytes > PAXOS_MESSAGE_BYTES_MAX)
@@ -83,18 +86,24 @@ static void commit(struct step *step)
     }
 }
 
-/* Adopting index by index can leave, behind a value of a high ballot, one of a lower ballot with an earlier time. Such
- * a value was never chosen: had it been, its quorum would hold the value before it too, every higher ballot would have
- * proposed that one again, and its time is earlier. The log ends before it. */
+/* Adopting index by index can bring back, behind the log of a later leader, a value of an earlier one that was never
+ * chosen; it would come with a time that the later one may have closed already. So each entry carries `opened`: the
+ * highest ballot known to begin its log at or before it. A leader's log begins where the suffix that its phase 1 found
+ * ends, and that quorum held nothing beyond; so behind an entry opened by ballot b, a value of a ballot below b was not
+ * chosen, and the log ends before it. Whatever was chosen is kept: had it been, that phase 1 would have found it. */
 static void cut_what_was_not_chosen(struct paxos *self)
 {
+    uint64_t opened = self->opened_seen > self->stable_opened ? self->opened_seen : self->stable_opened;
     uint64_t time = self->stable_time;
     for (uint64_t index = self->stable + 1; index <= self->last; index++) {
-        if (paxos__slot(self, index)->time <= time) {
+        const struct paxos_slot *slot = paxos__slot(self, index);
+        /* Times rise in every leader's log, so one that falls is another sign of the same. */
+        if (slot->ballot < opened || slot->time <= time) {
             self->last = index - 1;
             return;
         }
-        time = paxos__slot(self, index)->time;
+        opened = slot->opened > opened ? slot->opened : opened;
+        time = slot->time;
     }
 }
 
@@ -110,7 +119,7 @@ static void open_with_noop(struct step *step)
     noop->sequence = ++self->sequence;
     paxos__note_time(self, time);
     *paxos__slot(self, self->last) =
-        (struct paxos_slot){.ballot = self->ballot, .time = time, .sequence = self->sequence};
+        (struct paxos_slot){.ballot = self->ballot, .time = time, .opened = self->ballot, .sequence = self->sequence};
 }
 
 /* Phase 1 is complete: the suffix is proposed again under the new ballot. Where there is none, a no-op opens the
@@ -135,6 +144,7 @@ void leader__begin(struct step *step)
             paxos__slot(self, index)->ballot = self->ballot;
             paxos__slot(self, index)->sequence = self->sequence;
         }
+        paxos__slot(self, self->last)->opened = self->ballot;
     }
     /* Above everything that was promised to be closed, and everything in the log. */
     if (self->pairs->ceiling_highest > self->time_floor)
@@ -180,6 +190,7 @@ enum sluice_status leader__propose(struct step *step)
         const struct paxos_proposal *proposal = &event->proposals[i];
         *paxos__slot(self, ++self->last) = (struct paxos_slot){.ballot = self->ballot,
                                                                .time = proposal->time,
+                                                               .opened = self->ballot,
                                                                .size = proposal->size,
                                                                .flags = proposal->flags,
                                                                .sequence = effect->sequence};

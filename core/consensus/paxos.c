@@ -72,6 +72,8 @@ void paxos__stable(struct step *step, uint64_t index)
         return;
     self->stable = index;
     self->stable_time = paxos__slot(self, index)->time;
+    if (paxos__slot(self, index)->opened > self->stable_opened)
+        self->stable_opened = paxos__slot(self, index)->opened;
     paxos__effect(step, PAXOS_EFFECT_STABLE)->first = index;
 }
 
@@ -114,6 +116,7 @@ enum sluice_status paxos_init(struct paxos *self, const struct paxos_options *op
     self->last = recovered->last;
     self->match = self->match_durable = recovered->stable;
     self->stable_time = recovered->stable_time;
+    self->stable_opened = recovered->stable_opened;
     paxos__note_time(self, recovered->stable_time);
     self->random = options->seed | 1;
     bool first = recovered->promised == 0 && options->preferred == options->node;

@@ -32,6 +32,7 @@ struct paxos_slot {
     uint64_t time;   /* HLC given by the leader that first proposed it; survives adoption */
     uint32_t size;   /* bytes of the value, for batching */
     uint32_t flags;
+    uint64_t opened;   /* the highest ballot known to begin its log at or before this index; see election.c */
     uint64_t sequence; /* on disk once the caller has reported this one; 0: it is */
 };
 
@@ -49,6 +50,7 @@ enum paxos_message_type {
 struct paxos_message_entry {
     uint64_t ballot; /* PROMISE: accepted under; UINT64_MAX where it is known chosen. ACCEPT: equals the message's */
     uint64_t time;
+    uint64_t opened;
     uint32_t size;
     uint32_t flags;
 };
@@ -70,6 +72,7 @@ struct paxos_message {
     uint64_t incarnation; /* of the sender */
     uint64_t peer_incarnation; /* of the receiver as the sender knows it */
     uint64_t defections;       /* PROMISE, ACCEPTED: see pairs.h */
+    uint64_t stable_opened;    /* PROMISE: the `opened` of the sender's stable entry */
     uint64_t ceiling;          /* PROMISE */
     uint64_t closed_time;      /* ACCEPT: the leader promises nothing at or below this beyond closed_index */
     uint64_t closed_index;
@@ -158,9 +161,10 @@ struct paxos_options {
 /* What was on disk at start. */
 struct paxos_recovered {
     uint64_t promised;
-    uint64_t stable;      /* known chosen (what the store has applied) */
-    uint64_t last;        /* stable <= last; slots for (stable, last] are given to paxos_recover_slot */
-    uint64_t stable_time; /* HLC of the stable entry */
+    uint64_t stable;        /* known chosen (what the store has applied) */
+    uint64_t last;          /* stable <= last; slots for (stable, last] are given to paxos_recover_slot */
+    uint64_t stable_time;   /* HLC of the stable entry */
+    uint64_t stable_opened; /* and its `opened` */
 };
 
 struct paxos_follower {
@@ -193,6 +197,8 @@ struct paxos {
     uint64_t stable; /* 0 <= stable <= last */
     uint64_t last;
     uint64_t stable_time; /* HLC of the stable entry */
+    uint64_t stable_opened;
+    uint64_t opened_seen; /* candidate: the highest of its quorum */
     uint64_t last_time;   /* highest HLC in the log */
     uint64_t time_floor;  /* a leader's next time is above this: last_time, ceilings, closed time */
     uint64_t match;       /* follower: chosen, or accepted under `ballot`, up to here */

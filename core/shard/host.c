@@ -217,6 +217,11 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
     while (!group->memory_only && recovered_at(recovered, state.last + 1) != NULL &&
            state.last - state.stable < host->options.window)
         state.last++;
+    struct entry newest;
+    if (state.stable > 0 && versions_entry(self->versions, state.stable, &newest) == SLUICE_OK) {
+        state.stable_opened = newest.opened;
+        buf_unref(newest.body);
+    }
     hlc_merge(&host->clock, state.stable_time);
     enum sluice_status status = paxos_init(&self->paxos, &options, &host->pairs, self->slots, &state, host__now(host));
     if (status != SLUICE_OK)
@@ -225,6 +230,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         const struct entry *entry = recovered_at(recovered, index);
         const struct paxos_slot slot = {.ballot = entry->ballot,
                                         .time = entry->time,
+                                        .opened = entry->opened,
                                         .size = entry->body == NULL ? 0 : entry->body->size,
                                         .flags = entry->kind};
         paxos_recover_slot(&self->paxos, index, &slot);

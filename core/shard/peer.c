@@ -56,6 +56,7 @@ void peer_paxos_write(const struct paxos_message *message, struct peer_paxos *ou
         .peer_incarnation = message->peer_incarnation,
         .defections = message->defections,
         .ceiling = message->ceiling,
+        .stable_opened = message->stable_opened,
         .closed_time = message->closed_time,
         .closed_index = message->closed_index,
     };
@@ -108,6 +109,7 @@ enum sluice_status peer_paxos_read(const void *data, size_t size, uint32_t group
     out->peer_incarnation = wire.peer_incarnation;
     out->defections = wire.defections;
     out->ceiling = wire.ceiling;
+    out->stable_opened = wire.stable_opened;
     out->closed_time = wire.closed_time;
     out->closed_index = wire.closed_index;
     size_t offset = sizeof(wire);
@@ -121,6 +123,7 @@ enum sluice_status peer_paxos_read(const void *data, size_t size, uint32_t group
         out->entries[i] = (struct paxos_message_entry){
             .ballot = entries[i].ballot,
             .time = entries[i].time,
+            .opened = entries[i].opened,
             .size = entries[i].body == NULL ? 0 : entries[i].body->size,
             .flags = entries[i].kind,
         };

@@ -35,9 +35,9 @@ struct peer_paxos {
     uint8_t reserved;
     uint32_t entry_count;
     uint64_t epoch, ballot, first, last, stable, received, persisted;
-    uint64_t incarnation, peer_incarnation, defections, ceiling, closed_time, closed_index;
+    uint64_t incarnation, peer_incarnation, defections, ceiling, closed_time, closed_index, stable_opened;
 };
-_Static_assert(sizeof(struct peer_paxos) == 112, "frozen layout");
+_Static_assert(sizeof(struct peer_paxos) == 120, "frozen layout");
 
 void peer_pairs_write(const struct pairs_message *message, struct peer_pairs *out);
 /* INVALID for what is not a beat. */

@@ -80,6 +80,7 @@ static void effect_store_noop(struct replica *self, const struct paxos_effect *e
                          .ballot = effect->ballot,
                          .time = self->paxos.last_time,
                          .epoch = self->epoch,
+                         .opened = effect->ballot,
                          .group = self->group,
                          .kind = ENTRY_NOOP};
     hlc_merge(&self->host->clock, noop.time);
@@ -92,6 +93,7 @@ static void effect_rewrite(struct replica *self, const struct paxos_effect *effe
 {
     for (uint64_t index = effect->first; index < effect->first + effect->count; index++) {
         slot(self, index)->ballot = effect->ballot;
+        slot(self, index)->opened = self->slots[index & (self->host->options.window - 1)].opened;
         if (effect->sequence != 0 && !self->memory_only)
             persist_entry(self, index, effect->sequence);
     }
@@ -315,6 +317,7 @@ void replica__propose(struct replica *self)
                                             .ballot = self->paxos.ballot,
                                             .time = time,
                                             .epoch = self->epoch,
+                                            .opened = self->paxos.ballot,
                                             .group = self->group,
                                             .kind = queued->kind,
                                             .body_crc = queued->body_crc,

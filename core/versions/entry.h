@@ -23,13 +23,13 @@ struct entry_header {
     uint32_t body_crc;   /* CRC32C of the body */
     uint32_t body_size;
     uint64_t ballot;
-    uint64_t index;    /* the revision */
-    uint64_t time;     /* HLC, platform time of everything in the entry */
-    uint64_t epoch;    /* of the group */
-    uint32_t group;    /* the shard's number */
-    uint16_t kind;     /* enum entry_kind */
-    uint16_t flags;    /* 0 */
-    uint64_t reserved; /* 0 */
+    uint64_t index;  /* the revision */
+    uint64_t time;   /* HLC, platform time of everything in the entry */
+    uint64_t epoch;  /* of the group */
+    uint32_t group;  /* the shard's number */
+    uint16_t kind;   /* enum entry_kind */
+    uint16_t flags;  /* 0 */
+    uint64_t opened; /* the highest ballot known to begin its log at or before this entry; see core/consensus */
 };
 _Static_assert(sizeof(struct entry_header) == 64, "one cache line on every replica");
 _Static_assert(offsetof(struct entry_header, body_crc) == 8 && offsetof(struct entry_header, group) == 48,
@@ -41,6 +41,7 @@ struct entry {
     uint64_t ballot;
     uint64_t time;
     uint64_t epoch;
+    uint64_t opened;
     uint32_t group;
     uint16_t kind;
     uint32_t body_crc;

@@ -35,6 +35,11 @@ static void draw(void)
         .skew_ns = random_below(&sim.random, 200 * NS_PER_MS),
         .link_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 20 * NS_PER_MS : NS_PER_MS),
     };
+    if (random_below(&sim.random, 3) == 0) {
+        /* A violent run: leaders come and go before they have told everybody anything. */
+        sim.faults.crash = 3000 + (uint32_t)random_below(&sim.random, 15000);
+        sim.faults.partition = 10000 + (uint32_t)random_below(&sim.random, 50000);
+    }
     for (uint32_t id = 1; id <= sim.node_count; id++) {
         struct sim_node *node = &sim.nodes[id];
         node->id = id;
