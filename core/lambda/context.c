@@ -310,7 +310,7 @@ static void context_log(struct sluice_context *self, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    lambda__logv(self->feed->lambda->slot, format, arguments);
+    lambda__vprint(self->feed->lambda->slot, format, arguments);
     va_end(arguments);
 }
 

@@ -122,6 +122,11 @@ void lambda_feed_passed(struct lambda_feed *feed, uint64_t revision)
         lambda__keeper_wake(feed->host);
 }
 
+void lambda_host_alive(struct lambda_host *self)
+{
+    atomic_store(&self->alive_ns, clock_monotonic_ns());
+}
+
 void lambda_feed_stop(struct lambda_feed *feed)
 {
     atomic_store(&feed->stopped, true);

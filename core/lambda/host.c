@@ -275,7 +275,7 @@ enum sluice_status lambda_host_create(const struct lambda_host_options *options,
         return SLUICE_MEMORY;
     self->options = *options;
     defaults(&self->options);
-    ASSERT(self->options.watermark_ns > LAMBDA__WRITE_MS * NS_PER_MS);
+    ASSERT(self->options.watermark_ns >= LAMBDA__WRITE_MS * NS_PER_MS + LAMBDA__ALIVE_NS);
     pthread_mutex_init(&self->lock, NULL);
     pthread_mutex_init(&self->report_lock, NULL);
     pthread_mutex_init(&self->loader_lock, NULL);

@@ -56,9 +56,9 @@ static void watch_runs(struct lambda_host *self, uint64_t now, uint64_t *until)
         if (!run->overdue && now > run->started_ns + deadline) {
             run->overdue = true;
             lambda->overdue++;
-            lambda__log(lambda->slot, "run on %s version %llu is past its deadline of %.3f s and has not returned",
-                        lambda__event_key(run->event), (unsigned long long)run->event->version,
-                        (double)deadline / (double)NS_PER_S);
+            lambda__print(lambda->slot, "run on %s version %llu is past its deadline of %.3f s and has not returned",
+                          lambda__event_key(run->event), (unsigned long long)run->event->version,
+                          (double)deadline / (double)NS_PER_S);
         }
         if (now > run->started_ns + 2 * deadline)
             lambda__run_abandon(self, run);

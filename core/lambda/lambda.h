@@ -175,6 +175,11 @@ enum sluice_status lambda_feed_start(struct lambda_host *self, struct lambda *la
 bool lambda_feed_offer(struct lambda_feed *feed, const struct version *version) SLUICE_MUST_CHECK;
 /* Everything up to `revision` that matches was offered: lets the cursor pass revisions without events. */
 void lambda_feed_passed(struct lambda_feed *feed, uint64_t revision);
+/* Once in each round of the reactor: as far as it knows, this node leads all shards that are fed. Effects are sent only
+ * while that was said less than a second ago (env.changed asks for a round otherwise), so that a node that was halted
+ * and does not know yet that it was deposed sends nothing that its successor has sent, and that target shards have
+ * forgotten. A host that was never told so does not ask. */
+void lambda_host_alive(struct lambda_host *self);
 /* The replica ceased to lead, or the lambda is being replaced. What is queued is dropped, runs whose callbacks have not
  * returned leave nothing, effects that are being sent are sent once more at most. The pointer is invalid afterwards. */
 void lambda_feed_stop(struct lambda_feed *feed);

@@ -23,6 +23,8 @@
 #define LAMBDA__EXTRA_IDLE_NS (5 * NS_PER_S)   /* an additional thread leaves after so long without work */
 #define LAMBDA__TICK_NS       (10 * NS_PER_MS) /* of the keeper, while anything runs */
 #define LAMBDA__WRITE_MS      2000u            /* of one attempt to send an effect; must be below watermark_ns */
+#define LAMBDA__ALIVE_NS                                                                                               \
+    (1 * NS_PER_S) /* how long the reactor's word counts; with LAMBDA__WRITE_MS below watermark_ns */
 #define LAMBDA__SEND_FIRST_NS (10 * NS_PER_MS) /* pause before an effect is sent again, doubling */
 #define LAMBDA__SEND_LAST_NS  (1 * NS_PER_S)
 #define LAMBDA__PASSED_REPORT 4096u /* revisions without events before the cursor moves for them alone */
@@ -401,8 +403,8 @@ extern const struct sluice_host lambda__host_interface; /* without self */
 void lambda__context_free(struct sluice_context *self);
 
 /* report.c; any thread. */
-void lambda__log(struct lambda__slot *slot, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void lambda__logv(struct lambda__slot *slot, const char *format, va_list arguments)
+void lambda__print(struct lambda__slot *slot, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void lambda__vprint(struct lambda__slot *slot, const char *format, va_list arguments)
     __attribute__((format(printf, 2, 0)));
 void lambda__count(struct lambda__slot *slot, const char *name, int64_t delta);
 /* Under host->lock. */

@@ -234,9 +234,9 @@ static void install(struct lambda_host *self, struct lambda *lambda, enum sluice
     if (!wanted)
         return;
     if (status == SLUICE_OK)
-        lambda__log(slot, "version %llu is active", (unsigned long long)lambda->version);
+        lambda__print(slot, "version %llu is active", (unsigned long long)lambda->version);
     else
-        lambda__log(slot, "version %llu can't be loaded: %s", (unsigned long long)lambda->version, error);
+        lambda__print(slot, "version %llu can't be loaded: %s", (unsigned long long)lambda->version, error);
     LOG_INFO("lambda", "%s version %llu: %s%s", slot->name, (unsigned long long)lambda->version,
              status == SLUICE_OK ? "active" : "failed: ", error);
     lambda_unref(former);

@@ -38,7 +38,7 @@ static size_t tidy(char *text, size_t size)
     return size;
 }
 
-void lambda__logv(struct lambda__slot *slot, const char *format, va_list arguments)
+void lambda__vprint(struct lambda__slot *slot, const char *format, va_list arguments)
 {
     char text[LAMBDA_LOG_LINE_BYTES + 1];
     int printed = vsnprintf(text, sizeof(text), format, arguments);
@@ -64,11 +64,11 @@ void lambda__logv(struct lambda__slot *slot, const char *format, va_list argumen
     pthread_mutex_unlock(&host->report_lock);
 }
 
-void lambda__log(struct lambda__slot *slot, const char *format, ...)
+void lambda__print(struct lambda__slot *slot, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    lambda__logv(slot, format, arguments);
+    lambda__vprint(slot, format, arguments);
     va_end(arguments);
 }
 

@@ -138,8 +138,8 @@ void lambda__run_abandon(struct lambda_host *host, struct lambda__run *run)
             feed->done = event->revision;
         lambda__event_remove(event);
     }
-    lambda__log(feed->lambda->slot, "run on %s version %llu is parked: %s", lambda__event_key(event),
-                (unsigned long long)event->version, error);
+    lambda__print(feed->lambda->slot, "run on %s version %llu is parked: %s", lambda__event_key(event),
+                  (unsigned long long)event->version, error);
     lambda__feed_settle(feed);
 }
 
@@ -191,14 +191,20 @@ static enum sluice_status send_one(struct lambda_host *host, const struct lambda
         .value = effect->value,
         .value_size = effect->value_size,
     };
+    /* The deadline first: a halt from here on ends behind it. */
+    uint64_t now = clock_monotonic_ns(), alive = atomic_load(&host->alive_ns);
     const struct lambda_call call = {.lambda = lambda_name(feed->lambda),
                                      .shard = feed->shard,
                                      .epoch = feed->epoch,
                                      .at = event->time,
-                                     .deadline_ns = clock_monotonic_ns() + LAMBDA__WRITE_MS * NS_PER_MS};
+                                     .deadline_ns = now + LAMBDA__WRITE_MS * NS_PER_MS};
     if (!lambda__env_enter(host))
         return SLUICE_CLOSED;
-    enum sluice_status status = host->options.env.write(host->options.env.arg, &call, &write);
+    enum sluice_status status = SLUICE_AGAIN;
+    if (alive == 0 || now < alive + LAMBDA__ALIVE_NS)
+        status = host->options.env.write(host->options.env.arg, &call, &write);
+    else
+        host->options.env.changed(host->options.env.arg);
     lambda__env_leave(host);
     return status;
 }
@@ -218,16 +224,16 @@ static enum outcome send_all(struct lambda_host *host, struct lambda__event *eve
             statistics->effects++;
         } else if (effect->trigger || refused(status)) {
             statistics->refused++;
-            lambda__log(slot, "%s %s, an effect of %s version %llu, was refused: %s",
-                        effect->remove    ? "remove"
-                        : effect->trigger ? "trigger"
-                                          : "put",
-                        effect->key, lambda__event_key(event), (unsigned long long)event->version,
-                        sluice_status_text(status));
+            lambda__print(slot, "%s %s, an effect of %s version %llu, was refused: %s",
+                          effect->remove    ? "remove"
+                          : effect->trigger ? "trigger"
+                                            : "put",
+                          effect->key, lambda__event_key(event), (unsigned long long)event->version,
+                          sluice_status_text(status));
         } else {
-            if (event->pause_ns == 0)
-                lambda__log(slot, "%s, an effect of %s version %llu, is sent again: %s", effect->key,
-                            lambda__event_key(event), (unsigned long long)event->version, sluice_status_text(status));
+            if (event->pause_ns == 0 && status != SLUICE_AGAIN)
+                lambda__print(slot, "%s, an effect of %s version %llu, is sent again: %s", effect->key,
+                              lambda__event_key(event), (unsigned long long)event->version, sluice_status_text(status));
             event->pause_ns = event->pause_ns == 0 ? LAMBDA__SEND_FIRST_NS : event->pause_ns * 2;
             if (event->pause_ns > LAMBDA__SEND_LAST_NS)
                 event->pause_ns = LAMBDA__SEND_LAST_NS;
@@ -318,8 +324,8 @@ void lambda__run_work(struct lambda_host *host, struct lambda__run *run)
             event->sending = good;
             outcome = good ? OUTCOME_DONE : OUTCOME_FAILED;
         } else {
-            lambda__log(slot, "the run on %s version %llu that was parked has returned after all",
-                        lambda__event_key(event), (unsigned long long)event->version);
+            lambda__print(slot, "the run on %s version %llu that was parked has returned after all",
+                          lambda__event_key(event), (unsigned long long)event->version);
         }
         bool counted = run_end(host, run);
         ASSERT(counted == !abandoned);
@@ -338,8 +344,8 @@ void lambda__run_work(struct lambda_host *host, struct lambda__run *run)
     if (event->sending)
         outcome = send_all(host, event, &statistics);
     else if (outcome == OUTCOME_FAILED)
-        lambda__log(slot, "run on %s version %llu failed, try %u of %u: %s", lambda__event_key(event),
-                    (unsigned long long)event->version, event->attempts, host->options.tries, error);
+        lambda__print(slot, "run on %s version %llu failed, try %u of %u: %s", lambda__event_key(event),
+                      (unsigned long long)event->version, event->attempts, host->options.tries, error);
 
     pthread_mutex_lock(&host->lock);
     slot->statistics.effects += statistics.effects;

@@ -193,13 +193,13 @@ Test(effects, the_watermark_is_a_cursor_that_has_been_durable_for_a_while)
 {
     struct fake *fake = fake_create();
     struct lambda_host_options options = fake_options(fake);
-    options.watermark_ns = 2100 * NS_PER_MS;
+    options.watermark_ns = 3000 * NS_PER_MS;
     struct lambda *lambda;
     struct lambda_host *host = host_with(fake, &options, put_many, fake, &lambda);
     struct lambda_feed *feed;
     cr_assert_eq(lambda_feed_start(host, lambda, 3, 1, 101, 0, &feed), SLUICE_OK);
     uint64_t start = clock_monotonic_ns(), revision = 101;
-    for (; clock_monotonic_ns() - start < 2400 * NS_PER_MS; revision++) {
+    for (; clock_monotonic_ns() - start < 3300 * NS_PER_MS; revision++) {
         cr_assert(fake_offer(feed, "in/a", revision, 0, "0"));
         lambda_feed_passed(feed, revision);
         usleep(20 * 1000);
@@ -210,8 +210,33 @@ Test(effects, the_watermark_is_a_cursor_that_has_been_durable_for_a_while)
     cr_assert_eq(last.watermark, UINT64_C(101) << 20, "what was durable when it began: up to 100");
     for (size_t i = 0; i < fake_write_count(fake); i++) {
         struct fake_write each = fake_write_at(fake, i);
-        cr_assert(each.watermark == 0 || each.ns >= start + 2100 * NS_PER_MS);
+        cr_assert(each.watermark == 0 || each.ns >= start + 3000 * NS_PER_MS);
     }
+    lambda_feed_stop(feed);
+    lambda_unref(lambda);
+    lambda_host_destroy(host);
+    fake_destroy(fake);
+}
+
+Test(effects, are_not_sent_while_the_reactor_does_not_say_that_it_leads)
+{
+    struct fake *fake = fake_create();
+    struct lambda_host_options options = fake_options(fake);
+    struct lambda *lambda;
+    struct lambda_host *host = host_with(fake, &options, put_many, fake, &lambda);
+    struct lambda_feed *feed;
+    cr_assert_eq(lambda_feed_start(host, lambda, 3, 1, 1, 0, &feed), SLUICE_OK);
+    lambda_host_alive(host);
+    cr_assert(fake_offer(feed, "in/a", 1, 0, "0"));
+    EVENTUALLY(fake_write_count(fake) == 1, "it was said just now");
+    usleep(1100 * 1000);
+    unsigned changes = atomic_load(&fake->changes);
+    cr_assert(fake_offer(feed, "in/a", 2, 0, "0"));
+    EVENTUALLY(atomic_load(&fake->changes) > changes, "the reactor is asked for a round");
+    usleep(50 * 1000);
+    cr_assert_eq(fake_write_count(fake), 1u);
+    lambda_host_alive(host);
+    EVENTUALLY(fake_write_count(fake) == 2, "then it is sent");
     lambda_feed_stop(feed);
     lambda_unref(lambda);
     lambda_host_destroy(host);
