@@ -281,7 +281,8 @@ struct lambda_host {
     atomic_uint sleepers;                  /* workers that nobody has promised a wake-up */
     sem_t wake, keeper_wake;
     atomic_bool keeper_asleep;
-    atomic_bool closed; /* no call of the env any more */
+    _Atomic uint64_t alive_ns; /* when the reactor last said that it leads; 0 never */
+    atomic_bool closed;        /* no call of the env any more */
     atomic_uint env_calls;
 
     pthread_mutex_t lock;
