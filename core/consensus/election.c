@@ -195,7 +195,7 @@ void election__prevote_reply(struct step *step, const struct paxos_message *mess
 
 /* Phase 1b. Entries known chosen are marked so; their values, times and sizes are the caller's to fill in from its
  * store. */
-static void promise(struct step *step, uint16_t to, uint64_t first)
+static void promise(struct step *step, uint16_t to, uint64_t first, uint64_t their_stable)
 {
     struct paxos *self = step->self;
     struct paxos_message *message = paxos__send(step, to, PAXOS_PROMISE, self->promised);
@@ -203,6 +203,11 @@ static void promise(struct step *step, uint16_t to, uint64_t first)
     message->first = first;
     message->ceiling = self->pairs->ceiling_highest;
     message->stable_opened = self->stable_opened;
+    /* The candidate asks for nothing that it knows to be chosen; what these entries say of ballots that opened counts
+     * all the same. */
+    for (uint64_t index = self->stable + 1; index <= self->last && index <= their_stable; index++)
+        if (paxos__slot(self, index)->opened > message->stable_opened)
+            message->stable_opened = paxos__slot(self, index)->opened;
     message->defections = self->pairs->peers[to].defections;
     for (uint64_t index = first; index <= self->last && message->entry_count < PAXOS_MESSAGE_ENTRIES_MAX; index++) {
         struct paxos_message_entry *entry = &message->entries[message->entry_count];
@@ -231,7 +236,7 @@ void election__prepare(struct step *step, const struct paxos_message *message)
     if (message->ballot == self->promised && self->role == PAXOS_FOLLOWER) {
         /* A further page, or the same again. */
         if (self->promised_durable == self->promised)
-            promise(step, message->from, message->first);
+            promise(step, message->from, message->first, message->stable);
         return;
     }
     if (message->ballot <= self->promised || protected_from(self, message->from, step->now)) {
@@ -243,6 +248,7 @@ void election__prepare(struct step *step, const struct paxos_message *message)
     election__leave_for(step, message->ballot);
     self->promise_to = message->from;
     self->promise_first = message->first;
+    self->promise_stable = message->stable;
     election__timer(self, step->now, self->options.election_ns);
 }
 
@@ -306,8 +312,6 @@ void election__promise(struct step *step, const struct paxos_message *message)
         paxos__effect(step, PAXOS_EFFECT_STABLE)->first = self->stable;
     if (message->ceiling > self->time_floor)
         self->time_floor = message->ceiling;
-    if (message->stable_opened > self->opened_seen)
-        self->opened_seen = message->stable_opened;
     struct paxos_follower *follower = &self->followers[replica];
     follower->incarnation = message->incarnation;
     follower->defections = message->defections;
@@ -320,6 +324,10 @@ void election__promise(struct step *step, const struct paxos_message *message)
         return;
     }
     self->votes[replica].complete = true;
+    /* Only now: everything that this acceptor knows to be chosen is stable here too, and lies before what may be cut.
+     */
+    if (message->stable_opened > self->opened_seen)
+        self->opened_seen = message->stable_opened;
     if (votes_complete(self) >= quorum_size(self->options.replica_count))
         leader__begin(step);
 }
@@ -335,7 +343,7 @@ void election__persisted(struct step *step)
         if (votes_complete(self) >= quorum_size(self->options.replica_count))
             leader__begin(step);
     } else if (self->promise_to != 0 && self->promise_to == paxos_ballot_node(self->promised)) {
-        promise(step, self->promise_to, self->promise_first);
+        promise(step, self->promise_to, self->promise_first, self->promise_stable);
     }
     self->promise_to = 0;
 }

@@ -221,6 +221,7 @@ struct paxos {
     uint64_t promise_acknowledged; /* follower: durable promise at the time of the last ACCEPTED */
     uint16_t promise_to;           /* whom to send a PROMISE once it is durable; 0 nobody */
     uint64_t promise_first;
+    uint64_t promise_stable;
     struct {
         bool complete;
         uint64_t next; /* candidate: the next index to ask for */
