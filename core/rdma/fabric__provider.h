@@ -332,6 +332,9 @@ struct fabric__provider {
      * was checked. Not visible to the peer before publish. MEMORY: nothing was placed. */
     enum sluice_status (*place)(struct fabric_link *link, const struct ring__plan *plan,
                                 const struct fabric__message *message, uint32_t offset);
+    /* The same for a message that fits one frame, which most do: `bytes` with header and padding. False: not in this
+     * way, use place. */
+    bool (*place_whole)(struct fabric_link *link, const struct fabric__message *message, uint32_t bytes);
     /* Makes all that was placed visible, tells how far we have read, and wakes the peer if it sleeps. */
     void (*publish)(struct fabric_link *link);
     /* Tells how far we have read, because a quarter of the ring has been. */

@@ -122,6 +122,12 @@ static inline uint64_t ring__room(const struct ring__writer *self)
 /* Takes in a credit that the peer wrote. False: no correct peer says that. */
 bool ring__credit(struct ring__writer *self, uint64_t credit) SLUICE_MUST_CHECK;
 
+/* The header of a message that fits one frame. */
+static inline uint64_t ring__whole(uint32_t size)
+{
+    return size | (uint64_t)RING__WHOLE << 32;
+}
+
 /* How the next frame of a message of `total` bytes looks of which `placed` were placed. False when there is no room for
  * it yet. `header` takes *header_size bytes (at most RING__HEADER_MAX), *payload_size bytes of the message follow,
  * *padding bytes bring it to a multiple of 8. */

@@ -195,6 +195,22 @@ static enum sluice_status send_queued(struct fabric_link *link, const struct fab
     return SLUICE_OK;
 }
 
+/* What nearly every send is: a small message and room for it. */
+static bool send_small(struct fabric_link *link, const struct fabric__message *message)
+{
+    struct ring__writer *writer = &link->writer;
+    uint64_t bytes = sizeof(struct ring__frame) + ring__align(message->total);
+    if (link->pending_first || bytes > ring__frame_max(writer->size) || bytes > ring__room(writer))
+        return false;
+    if (!link->provider->place_whole(link, message, (uint32_t)bytes))
+        return false;
+    writer->tail += bytes;
+    fabric__mark_dirty(link);
+    if (writer->tail - writer->published >= writer->size / 4)
+        link->provider->publish(link);
+    return true;
+}
+
 static enum sluice_status send_message(struct fabric_link *link, const struct fabric__message *message)
 {
     if (link->pending_first)
@@ -235,7 +251,7 @@ enum sluice_status fabric_send(struct fabric_link *link, const struct slice *par
     if (total > link->peer_message_max)
         return SLUICE_TOO_LARGE;
     message.total = (uint32_t)total;
-    return send_message(link, &message);
+    return send_small(link, &message) ? SLUICE_OK : send_message(link, &message);
 }
 
 uint64_t fabric_pending(const struct fabric_link *link)

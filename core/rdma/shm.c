@@ -584,6 +584,7 @@ const struct fabric__provider fabric__shm_provider = {
     .ready = shm_ready,
     .adopt = adopt,
     .place = shm__place,
+    .place_whole = shm__place_whole,
     .publish = shm__publish,
     .credit = shm__credit,
     .backlog = shm_backlog,

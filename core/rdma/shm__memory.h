@@ -13,6 +13,7 @@ bool shm__rest(struct fabric_link *link);
 
 enum sluice_status shm__place(struct fabric_link *link, const struct ring__plan *plan,
                               const struct fabric__message *message, uint32_t offset);
+bool shm__place_whole(struct fabric_link *link, const struct fabric__message *message, uint32_t bytes);
 void shm__publish(struct fabric_link *link);
 void shm__credit(struct fabric_link *link);
 

@@ -149,6 +149,25 @@ enum sluice_status shm__place(struct fabric_link *link, const struct ring__plan 
     return SLUICE_OK;
 }
 
+bool shm__place_whole(struct fabric_link *link, const struct fabric__message *message, uint32_t bytes)
+{
+    (void)bytes;
+    const struct ring__memory *ring = &link->shm.peer;
+    uint8_t *at = ring->bytes + (link->writer.tail & (ring->size - 1));
+    uint64_t header = ring__whole(message->total);
+    memcpy(at, &header, sizeof(header));
+    at += sizeof(header);
+    for (unsigned i = 0; i < message->part_count; i++) {
+        if (message->parts[i].size == 0)
+            continue;
+        memcpy(at, message->parts[i].data, message->parts[i].size);
+        at += message->parts[i].size;
+    }
+    if (message->payload_size)
+        memcpy(at, message->payload, message->payload_size);
+    return true;
+}
+
 void shm__publish(struct fabric_link *link)
 {
     struct ring__control *control = link->shm.peer.control;

@@ -444,6 +444,7 @@ const struct fabric__provider fabric__tcp_provider = {
     .ready = tcp_ready,
     .adopt = adopt,
     .place = tcp__place,
+    .place_whole = tcp__place_whole,
     .publish = tcp__publish,
     .credit = tcp__credit,
     .backlog = tcp_backlog,

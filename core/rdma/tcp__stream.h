@@ -31,6 +31,7 @@ void tcp__discard_spare(struct fabric *self);
 
 enum sluice_status tcp__place(struct fabric_link *link, const struct ring__plan *plan,
                               const struct fabric__message *message, uint32_t offset);
+bool tcp__place_whole(struct fabric_link *link, const struct fabric__message *message, uint32_t bytes);
 /* Ends the open run of frames and hands the socket what it takes. Fails the link when the connection is broken. */
 void tcp__publish(struct fabric_link *link);
 void tcp__credit(struct fabric_link *link);

@@ -318,6 +318,30 @@ enum sluice_status tcp__place(struct fabric_link *link, const struct ring__plan 
     return SLUICE_OK;
 }
 
+/* Behind others of an open run, when all of it is copied and there is room. */
+bool tcp__place_whole(struct fabric_link *link, const struct fabric__message *message, uint32_t bytes)
+{
+    struct fabric__tcp *tcp = &link->tcp;
+    if (!tcp->batch || tcp->batch_bytes >= BATCH_BYTES_MAX || message->payload_size >= REFERENCE_BYTES_MIN ||
+        room_in_last(tcp) < bytes)
+        return false;
+    uint8_t *at = extend(tcp, bytes);
+    uint64_t header = ring__whole(message->total), zeros = 0;
+    memcpy(at + bytes - sizeof(zeros), &zeros, sizeof(zeros)); /* the padding, before what may cover most of it */
+    memcpy(at, &header, sizeof(header));
+    at += sizeof(header);
+    for (unsigned i = 0; i < message->part_count; i++) {
+        if (message->parts[i].size == 0)
+            continue;
+        memcpy(at, message->parts[i].data, message->parts[i].size);
+        at += message->parts[i].size;
+    }
+    if (message->payload_size)
+        memcpy(at, message->payload, message->payload_size);
+    tcp->batch_bytes += bytes;
+    return true;
+}
+
 void tcp__publish(struct fabric_link *link)
 {
     batch_end(link);

@@ -2,6 +2,7 @@
  * timer and what the caller watches, so that a single sleep serves them all. Before it a bounded spin, which pays when
  * the answer is about to come. */
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -16,11 +17,12 @@
 #include "core/base/panic.h"
 #include "core/rdma/fabric__provider.h"
 
-#define EVENTS_MAX    64
-#define SPIN_NS_MAX   (20 * NS_PER_US)
-#define SPIN_CHECKS   32  /* looks at memory between two looks at the clock */
-#define SPIN_SKIP_MAX 64u /* waits between two tries of a spin that does not pay */
-#define WAKE_ROUNDS   15
+#define EVENTS_MAX        64
+#define SPIN_NS_MAX       (20 * NS_PER_US)
+#define SPIN_CHECKS       32 /* looks at memory between two looks at the clock */
+#define SPIN_WATCH_ROUNDS 8
+#define SPIN_SKIP_MAX     64u /* waits between two tries of a spin that does not pay */
+#define WAKE_ROUNDS       15
 
 static inline void relax(void)
 {
@@ -191,11 +193,24 @@ static void mark(struct fabric *self, struct fabric__source *source, uint32_t ev
     fabric__activate(link);
 }
 
+/* Nanoseconds where the kernel has them (Linux 5.11), else milliseconds, rounded up. */
+static int wait_events(const struct fabric *self, struct epoll_event *events, uint64_t timeout_ns)
+{
+    if (timeout_ns == 0)
+        return epoll_wait(self->epoll_fd, events, EVENTS_MAX, 0);
+    struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / NS_PER_S), .tv_nsec = (long)(timeout_ns % NS_PER_S)};
+    int count = epoll_pwait2(self->epoll_fd, events, EVENTS_MAX, timeout_ns == UINT64_MAX ? NULL : &timeout, NULL);
+    if (count >= 0 || errno != ENOSYS)
+        return count;
+    uint64_t ms = timeout_ns / NS_PER_MS + (timeout_ns % NS_PER_MS != 0);
+    return epoll_wait(self->epoll_fd, events, EVENTS_MAX,
+                      timeout_ns == UINT64_MAX ? -1 : (int)(ms < INT_MAX ? ms : INT_MAX));
+}
+
 bool fabric__collect(struct fabric *self, uint64_t timeout_ns)
 {
     struct epoll_event events[EVENTS_MAX];
-    struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / NS_PER_S), .tv_nsec = (long)(timeout_ns % NS_PER_S)};
-    int count = epoll_pwait2(self->epoll_fd, events, EVENTS_MAX, timeout_ns == UINT64_MAX ? NULL : &timeout, NULL);
+    int count = wait_events(self, events, timeout_ns);
     for (int i = 0; i < count; i++)
         mark(self, events[i].data.ptr, events[i].events);
     return count > 0;
@@ -304,13 +319,17 @@ bool fabric_arm(struct fabric *self)
 
 static bool spin(struct fabric *self, uint64_t until)
 {
+    unsigned round = 0;
     do {
         for (int i = 0; i < SPIN_CHECKS; i++) {
             if (has_work(self))
                 return true;
             relax();
         }
-        if ((self->urgent || self->watches) && fabric__collect(self, 0)) {
+        /* Sockets tell only through the kernel; what is watched beside them may wait a little for it. */
+        round++;
+        bool ask = self->urgent || (self->watches && round % SPIN_WATCH_ROUNDS == 0);
+        if (ask && fabric__collect(self, 0)) {
             self->fresh = true;
             return true;
         }

@@ -121,9 +121,11 @@ OVER_BOTH(link, an_empty_message_is_a_message)
 {
     struct peer left = {0}, right = {0};
     peers_plain(&left, &right, scheme);
-    cr_assert_eq(fabric_send(left.link, NULL, 0, NULL, 0, 0), SLUICE_OK);
+    struct slice none[2] = {{NULL, 0}, {NULL, 0}};
+    cr_assert_eq(fabric_send(left.link, none, 0, NULL, 0, 0), SLUICE_OK);
+    cr_assert_eq(fabric_send(left.link, none, 2, NULL, 0, 0), SLUICE_OK);
     fabric_flush(left.fabric);
-    POLL_UNTIL(&left, &right, right.messages == 1);
+    POLL_UNTIL(&left, &right, right.messages == 2);
     cr_assert_eq(right.bytes, 0);
     peer_destroy(&left);
     peer_destroy(&right);
