@@ -231,8 +231,9 @@ void lambda__event_remove(struct lambda__event *event)
     else
         feed->newest = event->older;
 
-    struct lambda__event **link = head_of(feed, event), *next = event->behind;
-    ASSERT(*link == event);
+    struct lambda__event **link = bucket_of(feed, event), *next = event->behind;
+    while (*link != event)
+        link = &(*link)->bucket_next;
     if (next == NULL) {
         *link = event->bucket_next;
     } else {

@@ -369,7 +369,7 @@ bool lambda__may_run(const struct lambda_host *self, const struct lambda *lambda
 struct lambda__run;
 /* Under host->lock, with an event that was picked. */
 void lambda__run_begin(struct lambda_host *host, struct lambda__run *run, struct lambda__event *event);
-/* Outside the lock: carries the event on as far as it goes now. */
+/* Called without the lock, comes back with it: carries the event on as far as it goes now. */
 void lambda__run_work(struct lambda_host *host, struct lambda__run *run);
 /* Under host->lock: parks the event of a run that does not come back. */
 void lambda__run_abandon(struct lambda_host *host, struct lambda__run *run);

@@ -83,16 +83,19 @@ static bool call(struct lambda_host *host, struct lambda__run *run, struct sluic
                 .deleted = event->deleted,
             },
     };
-    *context = (struct sluice_context){
-        .host = host,
-        .feed = feed,
-        .event = &view,
-        .call = {.lambda = lambda_name(feed->lambda),
-                 .shard = feed->shard,
-                 .epoch = feed->epoch,
-                 .at = event->time,
-                 .deadline_ns = run->started_ns + host->options.deadline_ns},
-    };
+    /* Field by field: its error buffer need not be cleared for each event. */
+    context->host = host;
+    context->feed = feed;
+    context->event = &view;
+    context->call = (struct lambda_call){.lambda = lambda_name(feed->lambda),
+                                         .shard = feed->shard,
+                                         .epoch = feed->epoch,
+                                         .at = event->time,
+                                         .deadline_ns = run->started_ns + host->options.deadline_ns};
+    memset(&context->arena, 0, sizeof(context->arena));
+    memset(&context->outbox, 0, sizeof(context->outbox));
+    context->owned = NULL;
+    context->error[0] = '\0';
     const struct lambda__library *library = &feed->lambda->library;
     for (size_t i = 0; i < library->watch_count; i++) {
         const struct lambda__watch *watch = &library->watches[i];
@@ -249,27 +252,34 @@ static enum outcome send_all(struct lambda_host *host, struct lambda__event *eve
 /* --- What becomes of it ---------------------------------------------------------------------------------------------
  */
 
-/* Under the lock. True: the event is out of the feed, its memory the caller's to free. */
-static bool settle(struct lambda_host *host, struct lambda__event *event, enum outcome outcome, const char *error)
+/* The event goes to whoever next lets go of the lock. */
+static void garbage_add(struct lambda_host *host, struct lambda__event *event)
+{
+    event->list_next = host->garbage;
+    host->garbage = event;
+}
+
+/* Under the lock. `error` says why it failed. */
+static void settle(struct lambda_host *host, struct lambda__event *event, enum outcome outcome, const char *error)
 {
     struct lambda_feed *feed = event->item.feed;
     struct lambda__slot *slot = feed->lambda->slot;
-    uint64_t now = clock_monotonic_ns();
-    bool stopped = atomic_load(&feed->stopped);
-    bool out = true;
     feed->held--;
     feed->lambda->running--;
     host->held--;
-    if (outcome == OUTCOME_FAILED)
+    if (outcome == OUTCOME_FAILED) {
         slot->statistics.failures++;
-    if (outcome == OUTCOME_DISCARD || (outcome != OUTCOME_DONE && stopped)) {
+        lambda__print(slot, "run on %s version %llu failed, try %u of %u: %s", lambda__event_key(event),
+                      (unsigned long long)event->version, event->attempts, host->options.tries, error);
+    }
+    if (outcome == OUTCOME_DISCARD || (outcome != OUTCOME_DONE && atomic_load(&feed->stopped))) {
         lambda__event_discard(event);
     } else if (outcome == OUTCOME_UNSENT) {
-        lambda__wait(host, event, now + event->pause_ns);
-        out = false;
+        lambda__wait(host, event, clock_monotonic_ns() + event->pause_ns);
+        return;
     } else if (outcome == OUTCOME_FAILED && event->attempts < host->options.tries) {
-        lambda__wait(host, event, now + (host->options.retry_first_ns << (event->attempts - 1)));
-        out = false;
+        lambda__wait(host, event, clock_monotonic_ns() + (host->options.retry_first_ns << (event->attempts - 1)));
+        return;
     } else {
         if (outcome == OUTCOME_FAILED) {
             slot->statistics.parked++;
@@ -279,8 +289,7 @@ static bool settle(struct lambda_host *host, struct lambda__event *event, enum o
             feed->done = event->revision;
         lambda__event_remove(event);
     }
-    lambda__feed_settle(feed);
-    return out;
+    garbage_add(host, event);
 }
 
 /* Under the lock: the callbacks have returned. False: too late, the event was parked without them. */
@@ -294,67 +303,70 @@ static bool run_end(struct lambda_host *host, struct lambda__run *run)
     }
     if (!run->abandoned)
         return true;
+    lambda__print(lambda->slot, "the run on %s version %llu that was parked has returned after all",
+                  lambda__event_key(run->event), (unsigned long long)run->event->version);
     host->threads_stuck--;
     run->feed->abandoned--;
     lambda__keeper_wake(host); /* the feed may be waiting for this alone */
     return false;
 }
 
+/* Runs the callbacks; takes the lock. The outbox is the event's then, if they returned 0 in time. */
+static enum outcome run_callbacks(struct lambda_host *host, struct lambda__run *run, struct sluice_context *context,
+                                  bool *abandoned)
+{
+    struct lambda__event *event = run->event;
+    bool good = call(host, run, context);
+    if (good) {
+        event->outbox = context->outbox;
+        memset(&context->outbox, 0, sizeof(context->outbox));
+    }
+    lambda__context_free(context);
+    pthread_mutex_lock(&host->lock);
+    if (good && run->overdue) {
+        /* Decided under the lock, where the keeper decides too. */
+        snprintf(context->error, sizeof(context->error), "it ran past its deadline");
+        lambda__arena_free(&event->outbox.arena);
+        memset(&event->outbox, 0, sizeof(event->outbox));
+        good = false;
+    }
+    event->sending = good;
+    *abandoned = !run_end(host, run);
+    return good ? OUTCOME_DONE : OUTCOME_FAILED;
+}
+
 void lambda__run_work(struct lambda_host *host, struct lambda__run *run)
 {
     struct lambda__event *event = run->event;
     struct lambda_feed *feed = run->feed;
-    struct lambda__slot *slot = feed->lambda->slot;
     struct sluice_context context;
-    struct lambda__statistics statistics = {0};
-    char error[LAMBDA__ERROR_BYTES] = "";
     enum outcome outcome = OUTCOME_DISCARD;
-    bool abandoned = false;
-
-    if (run->listed) {
-        bool good = call(host, run, &context);
-        pthread_mutex_lock(&host->lock);
-        /* Decided under the lock, where the keeper decides too. */
-        abandoned = run->abandoned;
-        if (good && run->overdue) {
-            snprintf(context.error, sizeof(context.error), "it ran past its deadline");
-            good = false;
-        }
-        if (!abandoned) {
-            event->sending = good;
-            outcome = good ? OUTCOME_DONE : OUTCOME_FAILED;
-        } else {
-            lambda__print(slot, "the run on %s version %llu that was parked has returned after all",
-                          lambda__event_key(event), (unsigned long long)event->version);
-        }
-        bool counted = run_end(host, run);
-        ASSERT(counted == !abandoned);
-        pthread_mutex_unlock(&host->lock);
-        if (good && !abandoned) {
-            event->outbox = context.outbox;
-            memset(&context.outbox, 0, sizeof(context.outbox));
-        }
-        memcpy(error, context.error, sizeof(error));
-        lambda__context_free(&context);
-    }
+    bool abandoned = false, locked = run->listed;
+    if (run->listed)
+        outcome = run_callbacks(host, run, &context, &abandoned);
     if (abandoned) {
-        lambda__event_free(event);
+        garbage_add(host, event);
         return;
     }
-    if (event->sending)
+    if (event->sending && event->outbox.first != NULL) {
+        struct lambda__statistics statistics = {0};
+        if (locked)
+            pthread_mutex_unlock(&host->lock);
         outcome = send_all(host, event, &statistics);
-    else if (outcome == OUTCOME_FAILED)
-        lambda__print(slot, "run on %s version %llu failed, try %u of %u: %s", lambda__event_key(event),
-                      (unsigned long long)event->version, event->attempts, host->options.tries, error);
-
-    pthread_mutex_lock(&host->lock);
-    slot->statistics.effects += statistics.effects;
-    slot->statistics.refused += statistics.refused;
-    bool out = settle(host, event, outcome, error);
+        pthread_mutex_lock(&host->lock);
+        locked = true;
+        feed->lambda->slot->statistics.effects += statistics.effects;
+        feed->lambda->slot->statistics.refused += statistics.refused;
+    }
+    if (!locked)
+        pthread_mutex_lock(&host->lock);
+    settle(host, event, outcome, context.error);
     bool room = lambda__feed_room(feed);
     uint64_t tag = feed->tag;
-    pthread_mutex_unlock(&host->lock);
-    lambda__room_tell(host, room, tag);
-    if (out)
-        lambda__event_free(event);
+    lambda__feed_settle(feed);
+    if (room) {
+        pthread_mutex_unlock(&host->lock);
+        lambda__room_tell(host, room, tag);
+        pthread_mutex_lock(&host->lock);
+    }
 }

@@ -81,7 +81,8 @@ static void *worker(void *arg)
             lambda__garbage_free(garbage);
             if (event != NULL)
                 lambda__run_work(self, &run);
-            pthread_mutex_lock(&self->lock);
+            else
+                pthread_mutex_lock(&self->lock);
             continue;
         }
         if (self->stopping)
