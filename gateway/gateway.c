@@ -352,11 +352,11 @@ void gateway_run(struct gateway *self)
     }
     server__quiesce(self);
     if (self->grpc != NULL)
-        gateway_grpc_stop(self->grpc);
-    self->grpc = NULL;
+        gateway_grpc_drain(self->grpc);
     stream__end_all(self);
     uint64_t until = clock_monotonic_ns() + STOP_NS;
-    while (self->requests > 0 && clock_monotonic_ns() < until) {
+    while ((self->requests > 0 || (self->grpc != NULL && !gateway_grpc_idle(self->grpc))) &&
+           clock_monotonic_ns() < until) {
         turn(self, true);
         if (!self->resumed && http_timeout_ns(self) != 0)
             (void)wait_for_events(self, 10);
@@ -379,7 +379,7 @@ void gateway_destroy(struct gateway *self)
         return;
     self->now_ns = clock_monotonic_ns();
     if (self->grpc != NULL)
-        gateway_grpc_stop(self->grpc);
+        gateway_grpc_drain(self->grpc);
     if (self->daemon != NULL)
         stream__end_all(self);
     if (self->jobs != NULL)
@@ -388,6 +388,8 @@ void gateway_destroy(struct gateway *self)
     /* Whatever still waits for the store is answered here, so that no connection is left suspended. */
     if (self->client != NULL)
         sluice_close(self->client);
+    if (self->grpc != NULL)
+        gateway_grpc_stop(self->grpc);
     for (int i = 0; i < 8 && self->daemon != NULL; i++)
         (void)MHD_run(self->daemon);
     server__stop(self);

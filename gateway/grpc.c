@@ -841,9 +841,25 @@ void gateway_grpc_stop(struct gateway_grpc *self)
     core_free(self);
 }
 
+static int listen_on(struct gateway_grpc *self, const struct rpc_listen *how)
+{
+    grpc_ssl_pem_key_cert_pair pair = {.private_key = how->key, .cert_chain = how->certificate};
+    grpc_server_credentials *credentials =
+        how->key == NULL
+            ? grpc_insecure_server_credentials_create()
+            : grpc_ssl_server_credentials_create_ex(NULL, &pair, 1, GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE, NULL);
+    int port = credentials != NULL ? grpc_server_add_http2_port(self->server, how->address, credentials) : 0;
+    grpc_server_credentials_release(credentials);
+    return port;
+}
+
 enum sluice_status gateway_grpc_start(struct gateway *gateway, const char *address, struct gateway_grpc **out,
                                       char *error, size_t error_size)
 {
+    struct rpc_listen how;
+    enum sluice_status status = rpc__listen(gateway, address, &how, error, error_size);
+    if (status != SLUICE_OK)
+        return status;
     struct gateway_grpc *self = calloc(1, sizeof(*self));
     if (self == NULL) {
         snprintf(error, error_size, "no memory for gRPC");
@@ -861,15 +877,11 @@ enum sluice_status gateway_grpc_start(struct gateway *gateway, const char *addre
     self->queue = grpc_completion_queue_create_for_next(NULL);
     grpc_server_register_completion_queue(self->server, self->queue, NULL);
     methods_create(self);
-
-    grpc_server_credentials *credentials = grpc_insecure_server_credentials_create();
-    self->port = grpc_server_add_http2_port(self->server, address, credentials);
-    grpc_server_credentials_release(credentials);
+    self->port = listen_on(self, &how);
     grpc_server_start(self->server);
     if (self->port <= 0) {
-        snprintf(error, error_size,
-                 "gRPC cannot listen on %s: expected HOST:PORT of this machine that no other process listens on",
-                 address);
+        snprintf(error, error_size, "gRPC cannot listen on %s: %s", address,
+                 how.key != NULL ? "is the port taken, or the certificate not the key's?" : "is the port taken?");
         goto fail;
     }
     int failure = pthread_create(&self->thread, NULL, completions, self);
@@ -880,6 +892,7 @@ enum sluice_status gateway_grpc_start(struct gateway *gateway, const char *addre
     self->has_thread = true;
     for (size_t i = 0; i < self->slot_count; i++)
         slot_request(&self->slots[i]);
+    LOG_INFO("gateway", "serving gRPC%s on %s port=%d", how.key != NULL ? " with TLS" : "", address, self->port);
     *out = self;
     return SLUICE_OK;
 

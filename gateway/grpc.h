@@ -12,18 +12,18 @@ struct gateway;
 struct gateway_grpc;
 
 /* Listens on `address` ("127.0.0.1:8081"; port 0: any free one) and answers from a thread of its own; what touches the
- * store's client runs in the gateway's loop. MEMORY or IO with a sentence in `error`. */
+ * store's client runs in the gateway's loop. INVALID, MEMORY or IO with a sentence in `error`. */
 enum sluice_status gateway_grpc_start(struct gateway *gateway, const char *address, struct gateway_grpc **out,
                                       char *error, size_t error_size) SLUICE_MUST_CHECK;
 /* The port listened on. */
 uint16_t gateway_grpc_port(const struct gateway_grpc *self);
 
-/* The loop's thread: takes no further calls and ends the streams; other calls go on. May be left out. */
+/* The loop's thread: takes no further calls and ends the streams; other calls go on. */
 void gateway_grpc_drain(struct gateway_grpc *self);
 /* Is no call under way? */
 bool gateway_grpc_idle(const struct gateway_grpc *self);
-/* The loop's thread: ends all calls and gRPC's thread. Calls that wait for the store stay allocated until their answers
- * come: run the jobs that are posted by then, and close the store's client after it. */
+/* The loop's thread: drains, cuts off what is left, and ends gRPC's thread. Best after the store's client was closed,
+ * which answers every call: then nothing is left to cut off. Run the jobs that are posted by then. */
 void gateway_grpc_stop(struct gateway_grpc *self);
 
 #endif

@@ -54,10 +54,10 @@ struct rpc_method {
     enum sluice_status (*received)(struct rpc *self, const char **why);
     /* Loop's thread, once: the request is complete. NULL: a stream answered by `received` alone; its end is OK. */
     void (*start)(struct rpc *self);
-    /* Loop's thread: there is room again after rpc_send said that there is none. */
+    /* Loop's thread: there may be room again after rpc_send said that there is none. */
     void (*ready)(struct rpc *self);
-    /* Loop's thread, at most once, between start and finish: the client is gone or the gateway stops. To stop its
-     * sources and rpc_finish. NULL: the store's answer finishes. */
+    /* Loop's thread, between start and finish: the client is gone or the gateway stops. To stop its sources and
+     * rpc_finish, at once or when the store answers. NULL: the store's answer finishes. */
     void (*gone)(struct rpc *self);
     /* Any thread, last of all: frees `state` where it is not NULL. */
     void (*release)(void *state);
@@ -131,6 +131,14 @@ void rpc__attend(struct rpc *self, enum rpc_attention attention);
 /* Loop's thread: tells every started call that has such a handler that it is gone. */
 void rpc__gone_all(struct rpc_shared *shared);
 void rpc__unlink(struct rpc *self);
+/* Whether gRPC may listen on `address`, and the PEM texts that it then serves with (NULL: no TLS; the gateway's).
+ * INVALID with a sentence in `error`. */
+struct rpc_listen {
+    char address[64]; /* of digits alone */
+    const char *certificate, *key;
+};
+enum sluice_status rpc__listen(const struct gateway *gateway, const char *address, struct rpc_listen *out, char *error,
+                               size_t error_size) SLUICE_MUST_CHECK;
 /* The transport's. */
 void rpc__ref(struct rpc *self);
 void rpc__unref(struct rpc *self);

@@ -99,6 +99,14 @@ static void history_ask(struct rpc *rpc)
     sluice_history(gateway__client(rpc->shared->gateway), request, history_page, rpc);
 }
 
+/* May come late, when the next page is on its way already. */
+static void history_ready(struct rpc *rpc)
+{
+    struct history *self = rpc->state;
+    if (!self->asking)
+        history_ask(rpc);
+}
+
 static void history_start(struct rpc *rpc)
 {
     const Sluice__V1__HistoryRequest *message = (const Sluice__V1__HistoryRequest *)rpc->request;
@@ -234,7 +242,7 @@ const struct rpc_method rpc_stream_methods[] = {
      .request = &sluice__v1__history_request__descriptor,
      .request_bytes_max = RPC_SMALL_BYTES_MAX,
      .start = history_start,
-     .ready = history_ask,
+     .ready = history_ready,
      .gone = history_gone,
      .release = history_release},
     {.path = "/sluice.v1.Store/Watch",
