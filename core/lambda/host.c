@@ -198,7 +198,7 @@ static void defaults(struct lambda_host_options *options)
     if (options->queue_events_max == 0)
         options->queue_events_max = 1024;
     if (options->queue_bytes_max == 0)
-        options->queue_bytes_max = 64u << 20;
+        options->queue_bytes_max = 16u << 20;
 }
 
 /* Makes the directory, or empties it of what a former process left. */

@@ -130,7 +130,7 @@ struct lambda_host_options {
     uint64_t watermark_ns;     /* a watermark is a cursor that has been durable for so long; 0: 5 s */
     uint64_t check_ns;         /* wall clock and processor time of a check; 0: 5 s */
     uint32_t queue_events_max; /* of a feed; 0: 1,024 */
-    uint64_t queue_bytes_max;  /* of a feed's values; 0: 64 MiB */
+    uint64_t queue_bytes_max;  /* of a feed's values; 0: 16 MiB */
 };
 
 /* Copies the options and starts the threads. On failure `error` says why. */
