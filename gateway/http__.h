@@ -58,7 +58,7 @@ struct route {
     struct operation operations[ROUTE_OPERATIONS_MAX];
 };
 /* Finds the route of an encoded path; `tail` is what the route leaves to read, still encoded. NULL: there is none. */
-const struct route *route__find(const char *path, size_t size, const char **tail, size_t *tail_size);
+const struct route *route__match(const char *path, size_t size, const char **tail, size_t *tail_size);
 
 /* Bytes that come in pieces, gathered in one value. */
 struct collect {

@@ -212,7 +212,7 @@ static void reply_method(struct request *request)
 static bool find_operation(struct request *request, const char **tail, size_t *tail_size)
 {
     const struct parse_target *target = &request->target;
-    request->route = route__find(target->path, target->path_size, tail, tail_size);
+    request->route = route__match(target->path, target->path_size, tail, tail_size);
     if (request->route == NULL) {
         reply__problem(request, SLUICE_NOT_FOUND,
                        "there is nothing at this path; GET /openapi.yaml describes what is there");

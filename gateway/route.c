@@ -97,7 +97,7 @@ static const struct route routes[] = {
     {METRICS_OPENAPI, "/openapi.yaml", TAIL_NONE, NULL, {{METHOD_GET, BODY_NONE, none, false, NULL, status__openapi}}},
 };
 
-const struct route *route__find(const char *path, size_t size, const char **tail, size_t *tail_size)
+const struct route *route__match(const char *path, size_t size, const char **tail, size_t *tail_size)
 {
     for (size_t i = 0; i < sizeof(routes) / sizeof(routes[0]); i++) {
         const struct route *route = &routes[i];
