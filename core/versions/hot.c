@@ -312,6 +312,7 @@ static void apply_slot(struct hot *self, const struct entry *entry, uint32_t mad
     struct hot_slot *slot = hot__ring_push(self);
     *slot = (struct hot_slot){
         .ballot = entry->ballot,
+        .opened = entry->opened,
         .time = entry->time,
         .epoch = entry->epoch,
         .body = entry->body == NULL ? NULL : buf_ref(entry->body),

@@ -51,7 +51,7 @@ struct hot_object {
 };
 
 struct hot_slot {
-    uint64_t ballot, time, epoch;
+    uint64_t ballot, opened, time, epoch;
     struct buf *body; /* one reference, or NULL */
     uint32_t body_crc;
     uint16_t kind;

@@ -201,6 +201,7 @@ enum sluice_status versions_entry(struct versions *self, uint64_t revision, stru
     *out = (struct entry){
         .index = revision,
         .ballot = slot->ballot,
+        .opened = slot->opened,
         .time = slot->time,
         .epoch = slot->epoch,
         .group = self->group,
