@@ -268,8 +268,11 @@ static bool adopt(struct step *step, const struct paxos_message *message, uint32
         return false;
     struct paxos_slot *slot = paxos__slot(self, index);
     bool chosen = entry->ballot == UINT64_MAX && index == self->stable + 1 && self->match == self->stable;
-    if (index <= self->last && !chosen && slot->ballot >= entry->ballot)
+    uint64_t opened = paxos__opened(self, index, entry->opened);
+    if (index <= self->last && !chosen && slot->ballot >= entry->ballot) {
+        slot->opened = opened;
         return true;
+    }
     struct paxos_effect *effect = paxos__effect(step, PAXOS_EFFECT_STORE);
     effect->first = index;
     effect->source = i;
@@ -279,7 +282,7 @@ static bool adopt(struct step *step, const struct paxos_message *message, uint32
     effect->sequence = chosen ? ++self->sequence : 0;
     *slot = (struct paxos_slot){.ballot = effect->ballot,
                                 .time = entry->time,
-                                .opened = entry->opened,
+                                .opened = opened,
                                 .size = entry->size,
                                 .flags = entry->flags,
                                 .sequence = self->sequence};
@@ -290,8 +293,8 @@ static bool adopt(struct step *step, const struct paxos_message *message, uint32
         self->match = index;
         self->stable = index;
         self->stable_time = entry->time;
-        if (entry->opened > self->stable_opened)
-            self->stable_opened = entry->opened;
+        if (slot->opened > self->stable_opened)
+            self->stable_opened = slot->opened;
     }
     return true;
 }

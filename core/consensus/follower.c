@@ -64,7 +64,7 @@ static bool store(struct step *step, const struct paxos_message *message)
         const struct paxos_message_entry *entry = &message->entries[index - message->first];
         *paxos__slot(self, index) = (struct paxos_slot){.ballot = self->ballot,
                                                         .time = entry->time,
-                                                        .opened = entry->opened,
+                                                        .opened = paxos__opened(self, index, entry->opened),
                                                         .size = entry->size,
                                                         .flags = entry->flags,
                                                         .sequence = effect->sequence};

@@ -47,6 +47,13 @@ struct paxos_message *paxos__send(struct step *step, uint16_t node, enum paxos_m
     return message;
 }
 
+uint64_t paxos__opened(const struct paxos *self, uint64_t index, uint64_t opened)
+{
+    /* It speaks of ballots, not of the value: what was known here stays true when another value comes. */
+    uint64_t known = index <= self->last && index > self->stable ? paxos__slot(self, index)->opened : 0;
+    return known > opened ? known : opened;
+}
+
 uint64_t paxos__random(struct paxos *self, uint64_t bound)
 {
     /* xorshift64: enough to keep rivals apart, and repeatable. */

@@ -20,6 +20,8 @@ uint32_t paxos__replica(const struct paxos *self, uint16_t node);
 struct paxos_effect *paxos__effect(struct step *step, enum paxos_effect_type type);
 /* A message to `node` with the sender's facts filled in. */
 struct paxos_message *paxos__send(struct step *step, uint16_t node, enum paxos_message_type type, uint64_t ballot);
+/* What is known of ballots that opened at or before `index`, here or by an entry that says `opened`. */
+uint64_t paxos__opened(const struct paxos *self, uint64_t index, uint64_t opened);
 uint64_t paxos__random(struct paxos *self, uint64_t bound);
 void paxos__note_time(struct paxos *self, uint64_t time);
 /* stable rises to `index`. */

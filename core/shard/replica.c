@@ -68,6 +68,7 @@ static void effect_store(struct replica *self, const struct paxos_effect *effect
         entry->index = effect->first + i;
         if (effect->ballot != 0)
             entry->ballot = effect->ballot;
+        entry->opened = self->slots[entry->index & (self->host->options.window - 1)].opened;
         place(self, entry->index, entry);
         if (effect->sequence != 0 && !self->memory_only)
             persist_entry(self, effect->first + i, effect->sequence);
