@@ -30,13 +30,8 @@
 
 #define CALLS_MAX          16384
 #define STREAMS_MAX        4096               /* of one connection */
-#define HELD_BYTES_MAX     ((size_t)1 << 30)  /* requests received and not answered */
 #define RECEIVE_BYTES_MAX  ((int)(65u << 20)) /* a value, and some room for a clear refusal of a larger one */
 #define METADATA_BYTES_MAX (16 << 10)
-#define AUTHORIZATION_MAX  4096
-#define DETAIL_BYTES_MAX   1024
-#define DETAIL_JSON_MAX    4096
-#define TRAILERS_MAX       4
 
 /* What a completion belongs to. */
 struct tag {
@@ -66,7 +61,6 @@ struct gateway_grpc {
     int port;
     atomic_uint refs; /* the gateway's, each call's, the posted job's */
     atomic_uint calls;
-    atomic_size_t held_bytes;
     struct slot slots[SLOTS_MAX];
     size_t slot_count;
 };
@@ -81,7 +75,6 @@ struct call {
     struct rpc rpc;
     struct gateway_grpc *server;
     atomic_uint refs;
-    size_t held_bytes;
     struct tag closed_tag, received_tag, sent_tag;
     int was_cancelled;
 
@@ -105,7 +98,7 @@ struct call {
     size_t backlog;
     grpc_status_code status;
     grpc_slice detail;
-    grpc_metadata trailers[TRAILERS_MAX];
+    grpc_metadata trailers[RPC_TRAILERS_MAX];
     size_t trailer_count;
 };
 
@@ -138,21 +131,6 @@ static void outgoing_free(struct outgoing *self)
     free(self);
 }
 
-static void message_free(struct call *self)
-{
-    protobuf_c_message_free_unpacked(self->rpc.request, NULL);
-    sluice_value_unref(self->rpc.value);
-    self->rpc.request = NULL;
-    self->rpc.value = NULL;
-    self->rpc.value_size = 0;
-}
-
-static void held_free(struct call *self)
-{
-    atomic_fetch_sub(&self->server->held_bytes, self->held_bytes);
-    self->held_bytes = 0;
-}
-
 void rpc__ref(struct rpc *self)
 {
     atomic_fetch_add(&call_of(self)->refs, 1);
@@ -167,8 +145,7 @@ void rpc__unref(struct rpc *rpc)
     ASSERT(self->call == NULL && rpc->over);
     if (self->rpc.state != NULL)
         self->rpc.method->release(self->rpc.state);
-    message_free(self);
-    held_free(self);
+    rpc__request_free(rpc);
     pthread_mutex_destroy(&self->lock);
     free(self);
     atomic_fetch_sub(&server->calls, 1);
@@ -329,46 +306,21 @@ bool rpc_send(struct rpc *rpc, struct rpc_message *message)
     return room;
 }
 
-/* The trailing bytes of a character that was cut in two go too. */
-static size_t text_cut(const char *text, size_t size_max)
-{
-    size_t size = strnlen(text, size_max);
-    while (size > 0 && text[size] != '\0' && (text[size] & 0xc0) == 0x80)
-        size--;
-    return size;
-}
-
 /* Lock held, call not NULL. */
-static void trailer(struct call *self, const char *name, grpc_slice value)
-{
-    ASSERT(self->trailer_count < TRAILERS_MAX);
-    grpc_metadata *metadata = &self->trailers[self->trailer_count++];
-    metadata->key = grpc_slice_from_static_string(name);
-    metadata->value = value;
-}
-
-static void trailer_number(struct call *self, const char *name, uint64_t number)
-{
-    char text[24];
-    snprintf(text, sizeof(text), "%llu", (unsigned long long)number);
-    trailer(self, name, grpc_slice_from_copied_string(text));
-}
-
 static void outcome_keep(struct call *self, const struct rpc_outcome *outcome)
 {
+    struct rpc_trailer trailers[RPC_TRAILERS_MAX];
     self->status = (grpc_status_code)sluice_status_grpc(outcome->status);
     if (outcome->status == SLUICE_OK)
         return;
-    const char *detail = outcome->detail != NULL ? outcome->detail : sluice_status_text(outcome->status);
-    self->detail = grpc_slice_from_copied_buffer(detail, text_cut(detail, DETAIL_BYTES_MAX));
-    trailer(self, "sluice-code", grpc_slice_from_static_string(sluice_status_code(outcome->status)));
-    if (outcome->version != 0)
-        trailer_number(self, "sluice-version", outcome->version);
-    if (outcome->retry_after_ms != 0)
-        trailer_number(self, "grpc-retry-pushback-ms", outcome->retry_after_ms);
-    /* Clients refuse headers that are large in all. */
-    if (outcome->json != NULL && strnlen(outcome->json, DETAIL_JSON_MAX + 1) <= DETAIL_JSON_MAX)
-        trailer(self, "sluice-detail-bin", grpc_slice_from_copied_string(outcome->json));
+    const char *detail;
+    size_t size = rpc__detail(outcome, &detail);
+    self->detail = grpc_slice_from_copied_buffer(detail, size);
+    self->trailer_count = rpc__trailers(outcome, trailers);
+    for (size_t i = 0; i < self->trailer_count; i++) {
+        self->trailers[i].key = grpc_slice_from_static_string(trailers[i].name);
+        self->trailers[i].value = grpc_slice_from_copied_string(trailers[i].value);
+    }
 }
 
 void rpc_finish(struct rpc *rpc, const struct rpc_outcome *outcome, struct rpc_message *message)
@@ -450,69 +402,32 @@ static void hand_over(struct call *self)
     rpc__attend(&self->rpc, RPC_ATTEND_START);
 }
 
-static enum sluice_status split(const struct call *self, struct protowire_parts *out, const char **why)
-{
-    const struct rpc_method *method = self->rpc.method;
-    const grpc_slice_buffer *buffer = &self->incoming->data.raw.slice_buffer;
-    struct slice few[8], *pieces = few;
-    if (buffer->count > sizeof(few) / sizeof(few[0]))
-        pieces = malloc(buffer->count * sizeof(*pieces));
-    if (pieces == NULL) {
-        *why = "no memory could be had for the message";
-        return SLUICE_MEMORY;
-    }
-    for (size_t i = 0; i < buffer->count; i++)
-        pieces[i] = (struct slice){GRPC_SLICE_START_PTR(buffer->slices[i]), GRPC_SLICE_LENGTH(buffer->slices[i])};
-    enum sluice_status status = protowire_split(pieces, buffer->count, method->value_field, method->request_bytes_max,
-                                                self->rpc.shared->value_bytes_max, out, why);
-    if (pieces != few)
-        free(pieces);
-    return status;
-}
-
-/* Unpacks `incoming` into the rpc. */
-static enum sluice_status unpack(struct call *self, const char **why)
-{
-    struct protowire_parts parts;
-    size_t size = grpc_byte_buffer_length(self->incoming);
-    message_free(self);
-    /* What a stream is made of piles up until its end, unless each message is answered by itself. */
-    if (self->rpc.method->start == NULL)
-        held_free(self);
-    self->held_bytes += size;
-    if (atomic_fetch_add(&self->server->held_bytes, size) + size > HELD_BYTES_MAX) {
-        *why = "requests that are under way hold too much memory; nothing was applied";
-        return SLUICE_BUSY;
-    }
-    if (self->incoming->data.raw.compression != GRPC_COMPRESS_NONE) {
-        *why = "compressed messages are not taken here";
-        return SLUICE_METHOD_NOT_ALLOWED;
-    }
-    enum sluice_status status = split(self, &parts, why);
-    if (status != SLUICE_OK)
-        return status;
-    self->rpc.value = parts.value;
-    self->rpc.value_size = parts.value_size;
-    status = protowire_unpack(self->rpc.method->request, parts.rest.data, parts.rest.size, &self->rpc.request, why);
-    bytes_free(&parts.rest);
-    return status;
-}
-
-/* The same; on failure the call is finished. */
+/* Unpacks `incoming` into the rpc. On failure the call is finished. */
 static bool decode(struct call *self)
 {
+    const grpc_slice_buffer *buffer = &self->incoming->data.raw.slice_buffer;
     const char *why = NULL;
-    enum sluice_status status = unpack(self, &why);
+    enum sluice_status status = SLUICE_OK;
+    struct slice few[8] = {{0}}, *pieces = few;
+    if (buffer->count > sizeof(few) / sizeof(few[0]))
+        pieces = malloc(buffer->count * sizeof(*pieces));
+    for (size_t i = 0; i < buffer->count && pieces != NULL; i++)
+        pieces[i] = (struct slice){GRPC_SLICE_START_PTR(buffer->slices[i]), GRPC_SLICE_LENGTH(buffer->slices[i])};
+    if (pieces == NULL) {
+        status = SLUICE_MEMORY;
+    } else if (self->incoming->data.raw.compression != GRPC_COMPRESS_NONE) {
+        status = SLUICE_METHOD_NOT_ALLOWED;
+        why = "compressed messages are not taken here";
+    } else {
+        status = rpc__decode(&self->rpc, pieces, buffer->count, &why);
+    }
+    if (pieces != few)
+        free(pieces);
     grpc_byte_buffer_destroy(self->incoming);
     self->incoming = NULL;
-    if (status == SLUICE_OK)
-        return true;
-    char detail[256];
-    const struct rpc_method *method = self->rpc.method;
-    snprintf(detail, sizeof(detail), "%s (at most %zu bytes for a value, %zu for the rest)", why,
-             self->rpc.shared->value_bytes_max, method->request_bytes_max);
-    rpc_fail(&self->rpc, status, status == SLUICE_TOO_LARGE ? detail : why);
-    return false;
+    if (status != SLUICE_OK)
+        rpc_fail(&self->rpc, status, why);
+    return status == SLUICE_OK;
 }
 
 static void receive_next(struct call *self)
@@ -569,41 +484,9 @@ static void received_done(struct tag *tag, bool ok)
         detach(self, finished);
 }
 
-static bool slice_is(grpc_slice slice, const char *text)
+static struct slice borrow(const grpc_slice *slice)
 {
-    size_t size = strlen(text);
-    return GRPC_SLICE_LENGTH(slice) == size && memcmp(GRPC_SLICE_START_PTR(slice), text, size) == 0;
-}
-
-/* Who calls, and what the metadata says: OK, or a status with a static sentence. */
-static enum sluice_status metadata_read(struct call *self, const struct slot *slot, const char **why)
-{
-    const char *authorization = NULL;
-    size_t authorization_size = 0;
-    for (size_t i = 0; i < slot->metadata.count; i++) {
-        const grpc_metadata *metadata = &slot->metadata.metadata[i];
-        const char *value = (const char *)GRPC_SLICE_START_PTR(metadata->value);
-        size_t size = GRPC_SLICE_LENGTH(metadata->value);
-        if (slice_is(metadata->key, "authorization")) {
-            authorization = value;
-            authorization_size = size;
-        } else if (slice_is(metadata->key, "sluice-after")) {
-            *why = "the metadata `sluice-after` is a time: RFC 3339 or nanoseconds since 1970";
-            if (!clock_parse(value, size, &self->rpc.after_ns))
-                return SLUICE_INVALID;
-            *why = "the metadata `sluice-after` lies in the future";
-            if (self->rpc.after_ns > clock_realtime_ns() + HLC_AHEAD_MAX_NS)
-                return SLUICE_INVALID;
-        }
-    }
-    const struct rpc_method *method = self->rpc.method;
-    if (method->public)
-        return SLUICE_OK;
-    const struct auth *auth = self->rpc.shared->auth;
-    enum sluice_status status = auth_login(auth, authorization, authorization_size, &self->rpc.subject, why);
-    if (status == SLUICE_OK && method->role != 0)
-        status = auth_everything(self->rpc.subject, method->role, why);
-    return status;
+    return (struct slice){GRPC_SLICE_START_PTR(*slice), GRPC_SLICE_LENGTH(*slice)};
 }
 
 static void deadline_read(struct call *self, gpr_timespec deadline)
@@ -628,6 +511,8 @@ static void call_begin(struct call *self, const struct slot *slot)
     const char *why = NULL;
     enum sluice_status status;
     deadline_read(self, slot->deadline);
+    for (size_t i = 0; i < slot->metadata.count; i++)
+        rpc__metadata(&self->rpc, borrow(&slot->metadata.metadata[i].key), borrow(&slot->metadata.metadata[i].value));
     if (method == NULL) {
         char detail[256];
         snprintf(detail, sizeof(detail), "there is no method %.*s", (int)GRPC_SLICE_LENGTH(slot->details.method),
@@ -635,7 +520,7 @@ static void call_begin(struct call *self, const struct slot *slot)
         rpc_fail(&self->rpc, SLUICE_METHOD_NOT_ALLOWED, detail);
     } else if (atomic_load(&self->server->calls) > CALLS_MAX) {
         rpc_fail(&self->rpc, SLUICE_BUSY, "too many calls are under way; nothing was applied");
-    } else if ((status = metadata_read(self, slot, &why)) != SLUICE_OK) {
+    } else if ((status = rpc__admit(&self->rpc, &why)) != SLUICE_OK) {
         rpc_fail(&self->rpc, status, why);
     } else if (method->takes_stream) {
         receive_next(self);

@@ -10,6 +10,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "api/sluice.h"
 #include "core/base/buf.h"
@@ -71,6 +72,7 @@ struct rpc_shared {
     const struct auth *auth;
     size_t value_bytes_max;
     bool stopping;
+    atomic_size_t held_bytes; /* of requests that were received and not answered */
 
     /* The loop's thread's. */
     struct rpc *started; /* and not finished */
@@ -91,11 +93,15 @@ struct rpc {
     ProtobufCMessage *request;  /* the latest one, unpacked */
     struct sluice_value *value; /* its value field; NULL: empty */
     size_t value_size;
-    uint64_t deadline_ns; /* clock_monotonic_ns; UINT64_MAX: none */
-    uint64_t after_ns;    /* metadata `sluice-after`; 0 none */
-    void *state;          /* the method's */
-    struct rpc *link;     /* the method's */
-    bool over;            /* rpc_finish was called; written under the transport's lock */
+    size_t held_bytes;          /* of shared->held_bytes */
+    uint64_t deadline_ns;       /* clock_monotonic_ns; UINT64_MAX: none */
+    uint64_t after_ns;          /* metadata `sluice-after`; 0 none */
+    struct slice authorization; /* valid while the call begins */
+    const char *metadata_error; /* NULL: none */
+    char limits[160];           /* the words of a message that passes one */
+    void *state;                /* the method's */
+    struct rpc *link;           /* the method's */
+    bool over;                  /* rpc_finish was called; written under the transport's lock */
 
     /* The loop's thread's. */
     bool has_started;
@@ -131,6 +137,27 @@ void rpc__attend(struct rpc *self, enum rpc_attention attention);
 /* Loop's thread: tells every started call that has such a handler that it is gone. */
 void rpc__gone_all(struct rpc_shared *shared);
 void rpc__unlink(struct rpc *self);
+/* --- grpc_request.c: what comes with a call ---*/
+
+/* One field of the metadata. */
+void rpc__metadata(struct rpc *self, struct slice name, struct slice value);
+/* Who calls, and may they, as far as it can be told before there is a message: OK, or a status with a static sentence.
+ */
+enum sluice_status rpc__admit(struct rpc *self, const char **why) SLUICE_MUST_CHECK;
+/* A message in pieces, into request and value. On failure `*why` is a sentence, or NULL. */
+enum sluice_status rpc__decode(struct rpc *self, const struct slice *pieces, size_t count,
+                               const char **why) SLUICE_MUST_CHECK;
+void rpc__request_free(struct rpc *self);
+
+/* How an outcome is spelled: the status's words, cut where they are long, and the trailers. */
+#define RPC_TRAILERS_MAX 4
+struct rpc_trailer {
+    const char *name, *value;
+    char number[24];
+};
+size_t rpc__detail(const struct rpc_outcome *outcome, const char **out);
+size_t rpc__trailers(const struct rpc_outcome *outcome, struct rpc_trailer out[RPC_TRAILERS_MAX]);
+
 /* Whether gRPC may listen on `address`, and the PEM texts that it then serves with (NULL: no TLS; the gateway's).
  * INVALID with a sentence in `error`. */
 struct rpc_listen {

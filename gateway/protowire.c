@@ -143,7 +143,7 @@ static enum sluice_status value_take(struct protowire_parts *self, struct pieces
     if (size == 0)
         return SLUICE_OK;
     if (size > value_max) {
-        *why = "the value is larger than the limit of 64 MiB";
+        *why = "the value is larger than the limit";
         return SLUICE_TOO_LARGE;
     }
     self->value = sluice_value_create((uint32_t)size);
