@@ -399,7 +399,10 @@ bool replica__closed(struct replica *self, uint64_t time)
     (void)paxos_close_time(&self->paxos, now);
     if (time <= replica__closed_time(self))
         return true;
+    uint64_t wanted = host->pairs.ceiling_wanted;
     if (self->paxos.closed_time < time)
         pairs_want_ceiling(&host->pairs, time < now ? now : time);
+    if (host->pairs.ceiling_wanted != wanted)
+        host->next_tick_ns = 0; /* not at the next beat: where there are no peers, there is none */
     return false;
 }
