@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "cli/http.h"
 #include "cli/up.h"
@@ -141,6 +142,16 @@ static void block_signals(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
+/* A connection is a descriptor; processes that are started inherit the limit. */
+static void raise_limits(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0)
+        return;
+    files.rlim_cur = files.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &files);
+}
+
 int cli_up(int argc, char **argv)
 {
     static const struct argp argp = {
@@ -164,6 +175,7 @@ int cli_up(int argc, char **argv)
     cli_parse(&argp, argc, argv, &self);
     set_url(&self);
     block_signals();
+    raise_limits();
     int code = CLI_ERROR;
     if (up_can_listen(&self, "--http", self.http) && up_can_listen(&self, "--grpc", self.grpc))
         code = up_layout_open(&self);

@@ -207,20 +207,23 @@ static void prepare_node(const struct up *up, struct process *process, unsigned 
 static void prepare_gateway(const struct up *up, struct process *process)
 {
     char address[UP_ADDRESS_BYTES];
+    struct bytes nodes = {0};
     snprintf(process->name, sizeof(process->name), "gateway");
     add_program(process, "sluice-gateway");
     add_option(process, "--listen", up->http);
     add_option(process, "--grpc", up->grpc);
     for (unsigned id = 1; id <= up->nodes; id++) {
         up_address(up, id, address);
-        add_option(process, "--node", address);
+        cli_must_status(bytes_printf(&nodes, "%s%s", id > 1 ? "," : "", address));
     }
+    add_option(process, "--nodes", cli_text(&nodes));
     add_option(process, "--tokens", up->tokens);
     add_option(process, "--tls-certificate", up->certificate);
     add_option(process, "--tls-key", up->key);
     add_option(process, "--log-level", up->log_level);
     if (up->insecure)
         add_argument(process, "--insecure");
+    bytes_free(&nodes);
 }
 
 static void prepare(struct cluster *self)
