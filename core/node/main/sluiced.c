@@ -21,7 +21,7 @@ struct settings {
     struct node_options node;
     const char *listen[LIST_MAX];
     const char *peers[LIST_MAX];
-    char error[256];
+    char error[1024];
     bool check;
 };
 
