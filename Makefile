@@ -82,6 +82,9 @@ $(out)/gen/api/proto/descriptors.pb-c.c: $(protos)
 $(out)/gen/%.pb-c.c.o: $(out)/gen/%.pb-c.c $(out)/flags
 	$(call say,CC,$<)$(CC) -std=gnu11 $(common) $(CFLAGS) -c -o $@ $<
 
+# The gateway serves the description that it was built with.
+$(out)/gateway/status.c.o: openapi.yaml
+
 $(foreach d,$(folders),$(eval $(call library,$(d)): $(call objects,$(d))))
 $(call library,api): $(proto_c:=.o)
 $(libraries): $(out)/sources

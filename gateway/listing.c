@@ -1,12 +1,13 @@
 /* Keys in order, and the versions of one key: as one JSON page, or streamed with their values. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/random.h"
 #include "gateway/stream.h"
 
 #define PAGE_RECORDS_MAX 10000u
 #define STREAM_PAGE      64u /* versions asked for at once while streaming */
-#define BOUNDARY         "sluice-versions"
 
 static void emit_cursor(struct emit *out, const char *name, const char *cursor)
 {
@@ -109,6 +110,7 @@ void list__run(struct request *request)
 /* --- History --------------------------------------------------------------------------------------------------------
  */
 
+#define BOUNDARY_BYTES 48u
 enum format { FORMAT_JSON, FORMAT_NDJSON, FORMAT_MULTIPART };
 
 struct history_state {
@@ -121,6 +123,7 @@ struct history_state {
     bool last;     /* there is no further page */
     uint64_t left; /* versions that may still be sent; UINT64_MAX: all */
     char *cursor;
+    char boundary[BOUNDARY_BYTES]; /* drawn by lot: no value can hold it on purpose */
 };
 
 static bool read_bound(struct request *request, const char *name, uint64_t *version, uint64_t *time_ns)
@@ -228,10 +231,12 @@ static void emit_header_u64(struct emit *out, const char *name, uint64_t value)
     emit_text(out, "\r\n");
 }
 
-static void emit_part(struct emit *out, const struct sluice_object *object)
+static void emit_part(struct emit *out, const struct sluice_object *object, const char *boundary)
 {
     char text[EMIT_ETAG_BYTES];
-    emit_text(out, "--" BOUNDARY "\r\nContent-Type: ");
+    emit_text(out, "--");
+    emit_text(out, boundary);
+    emit_text(out, "\r\nContent-Type: ");
     if (object->content_type_size > 0)
         emit_bytes(out, object->content_type, object->content_type_size);
     else
@@ -258,7 +263,7 @@ static void emit_part(struct emit *out, const struct sluice_object *object)
 static void emit_version(struct emit *out, const struct sluice_object *object, const struct history_state *self)
 {
     if (self->format == FORMAT_MULTIPART) {
-        emit_part(out, object);
+        emit_part(out, object, self->boundary);
         return;
     }
     emit_char(out, '{');
@@ -287,10 +292,11 @@ static void open_history(struct history_state *self)
     stream__open(&self->stream, self->request);
     self->stream.drained = on_history_drained;
     struct MHD_Response *response = stream__response(&self->stream);
+    char type[BOUNDARY_BYTES + 32] = "application/x-ndjson";
+    if (self->format == FORMAT_MULTIPART)
+        snprintf(type, sizeof(type), "multipart/mixed; boundary=%s", self->boundary);
     if (response != NULL) {
-        reply__header(response, "Content-Type",
-                      self->format == FORMAT_MULTIPART ? "multipart/mixed; boundary=" BOUNDARY
-                                                       : "application/x-ndjson");
+        reply__header(response, "Content-Type", type);
         reply__header(response, "X-Content-Type-Options", "nosniff");
     }
     reply__response(self->request, 200, response);
@@ -334,7 +340,9 @@ static void on_page(void *arg, const struct sluice_answer *answer)
     self->last = true;
     if (self->format == FORMAT_MULTIPART) {
         struct emit text = {0};
-        emit_text(&text, "--" BOUNDARY "--\r\n");
+        emit_text(&text, "--");
+        emit_text(&text, self->boundary);
+        emit_text(&text, "--\r\n");
         stream__push_text(&self->stream, &text);
     }
     stream__end(&self->stream);
@@ -382,6 +390,8 @@ void history__run(struct request *request)
     }
     self->request = request;
     self->format = format;
+    snprintf(self->boundary, sizeof(self->boundary), "sluice-%016llx%016llx", (unsigned long long)random_os(),
+             (unsigned long long)random_os());
     self->values = values || format == FORMAT_MULTIPART;
     self->left = history.limit > 0 ? history.limit : UINT64_MAX;
     request->state = self;
