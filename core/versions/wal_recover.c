@@ -235,6 +235,7 @@ static enum sluice_status choose(struct recovery *self, uint32_t *live_count)
 {
     uint64_t from = self->checkpoint_sequence != 0 ? self->checkpoint_sequence : 1;
     uint32_t count = 0;
+    bool names_itself = self->checkpoint_sequence == 0;
     if (self->checkpoint_sequence != 0) {
         enum sluice_status status = check_listed(self);
         if (status != SLUICE_OK)
@@ -244,7 +245,11 @@ static enum sluice_status choose(struct recovery *self, uint32_t *live_count)
         struct wal__segment *segment = self->segments[i];
         segment->live = segment->live || (segment->first_sequence != 0 && segment->first_sequence >= from);
         count += segment->live;
+        names_itself =
+            names_itself || (segment->live && segment->first_sequence <= from && segment->last_sequence >= from);
     }
+    if (!names_itself)
+        return FAIL(self, SLUICE_CORRUPT, "the log's checkpoint does not count its own segment");
     if (self->count > 0)
         qsort(self->segments, self->count, sizeof(struct wal__segment *), by_sequence);
     for (uint32_t i = 0; i < count; i++) {
@@ -391,6 +396,9 @@ static enum sluice_status adopt(struct recovery *self, uint32_t live_count)
             wal->current = segment;
             wal->sequence = segment->last_sequence;
         } else {
+            /* Without any batch this is a new log: what strange segments hold must not become part of it. */
+            if (live_count == 0)
+                segment->bytes = 0;
             segment->next = wal->spare;
             wal->spare = segment;
         }
