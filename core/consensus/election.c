@@ -111,8 +111,11 @@ static void ask(struct step *step, uint32_t replica)
 void election__stand(struct step *step)
 {
     struct paxos *self = step->self;
-    if (self->standing <= self->promised)
+    /* A beat of the present leader may have come since the pre-vote began, and with it a grant. */
+    if (self->standing <= self->promised || protected_from(self, self->options.node, step->now)) {
+        self->role = PAXOS_FOLLOWER;
         return;
+    }
     self->role = PAXOS_CANDIDATE;
     self->leader = 0;
     self->ballot = self->standing;
