@@ -119,6 +119,8 @@ static enum sluice_status rest_append(struct protowire_parts *self, const uint8_
 static enum sluice_status rest_take(struct protowire_parts *self, struct pieces *pieces, size_t size, size_t rest_max,
                                     const char **why)
 {
+    if (size == 0)
+        return SLUICE_OK;
     if (size > rest_max - self->rest.size) {
         *why = "what the message holds besides its value is too large";
         return SLUICE_TOO_LARGE;
