@@ -1,0 +1,39 @@
+/* A change of the cluster map: JSON to the leader of the map group. */
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/client__.h"
+
+bool change__send(struct change *self, struct job *job, void *document,
+                  void (*done)(struct ask *ask, const struct reply *reply))
+{
+    change__deinit(self);
+    self->text = document == NULL ? NULL : json_dumps(document, JSON_COMPACT);
+    json_decref(document);
+    if (self->text == NULL)
+        return false;
+    self->epoch = job->client->map == NULL ? 0 : job->client->map->epoch;
+    job__ask(job, &self->ask, WIRE_MAP_CHANGE, done);
+    self->ask.flags |= WIRE_FLAG_ADMIN;
+    self->ask.target = ASK_SHARD;
+    self->ask.shard = MAP_GROUP;
+    self->ask.writes = true;
+    self->ask.body = self->text;
+    self->ask.body_size = strlen(self->text);
+    ask__start(&self->ask);
+    return true;
+}
+
+void change__deinit(struct change *self)
+{
+    ask__cancel(&self->ask);
+    free(self->text);
+    self->text = NULL;
+}
+
+bool change__shows(const struct change *self)
+{
+    const struct map *map = self->ask.client->map;
+    return map != NULL && map->epoch > self->epoch;
+}

@@ -1,0 +1,160 @@
+/* The cluster as a whole: the map, and what each node says of itself. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/client__.h"
+
+struct cluster_job {
+    struct job job;
+    struct gather gather;
+};
+
+static void cluster_deinit(struct job *job)
+{
+    gather__deinit(&((struct cluster_job *)job)->gather);
+}
+
+static uint64_t number_of(const json_t *object, const char *name)
+{
+    const json_t *value = json_object_get(object, name);
+    if (json_is_string(value))
+        return strtoull(json_string_value(value), NULL, 10);
+    return json_is_integer(value) && json_integer_value(value) > 0 ? (uint64_t)json_integer_value(value) : 0;
+}
+
+static json_t *number_text(uint64_t number)
+{
+    char text[24];
+    snprintf(text, sizeof(text), "%llu", (unsigned long long)number);
+    return json_string(text);
+}
+
+/* What the node says of its replica of a shard (or of the map group); NULL: nothing. */
+static const json_t *replica_entry(const struct gather *gather, uint16_t node, uint32_t shard)
+{
+    size_t i;
+    const json_t *entry;
+    for (size_t k = 0; k < gather->count; k++) {
+        if (gather->nodes[k].node != node)
+            continue;
+        json_array_foreach(json_object_get(gather->nodes[k].json, "shards"), i, entry)
+        {
+            if (number_of(entry, "id") == shard)
+                return entry;
+        }
+    }
+    return NULL;
+}
+
+/* Who leads under the highest ballot, in its own word; a deposed leader that has not heard yet has a lower one. */
+static uint16_t leader_of(const struct gather *gather, uint32_t shard, const json_t **entry)
+{
+    uint64_t highest = 0;
+    uint16_t leader = 0;
+    *entry = NULL;
+    for (size_t i = 0; i < gather->count; i++) {
+        const json_t *its = replica_entry(gather, gather->nodes[i].node, shard);
+        const char *role = json_string_value(json_object_get(its, "role"));
+        uint64_t ballot = number_of(its, "ballot");
+        if (role == NULL || strcmp(role, "leader") != 0 || (leader != 0 && ballot <= highest))
+            continue;
+        highest = ballot;
+        leader = gather->nodes[i].node;
+        *entry = its;
+    }
+    return leader;
+}
+
+static json_t *node_json(const struct map_node *node, const struct gather *gather)
+{
+    static const char *const kept[] = {"uptime_ms", "storage", "peers", "figures", "log"};
+    json_t *addresses = json_array();
+    const json_t *told = NULL;
+    for (size_t i = 0; i < node->address_count; i++)
+        json_array_append_new(addresses, json_string(node->addresses[i]));
+    for (size_t i = 0; i < gather->count; i++)
+        if (gather->nodes[i].node == node->id)
+            told = gather->nodes[i].json;
+    json_t *document =
+        json_pack("{s:i, s:s, s:b, s:o, s:o}", "id", (int)node->id, "state", told == NULL ? "unreachable" : "up",
+                  "reachable", told != NULL, "addresses", addresses, "incarnation", number_text(node->incarnation));
+    for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++) {
+        json_t *value = json_object_get(told, kept[i]);
+        if (value != NULL)
+            json_object_set(document, kept[i], value);
+    }
+    return document;
+}
+
+static json_t *replica_json(uint16_t node, const json_t *entry, const json_t *leader)
+{
+    if (entry == NULL)
+        return json_pack("{s:i, s:s}", "node", (int)node, "role", "unreachable");
+    uint64_t stable = number_of(entry, "stable"), ahead = number_of(leader, "stable");
+    const char *role = json_string_value(json_object_get(entry, "role"));
+    json_t *document = json_pack("{s:i, s:s, s:o, s:o, s:o}", "node", (int)node, "role", role == NULL ? "" : role,
+                                 "stable", number_text(stable), "last", number_text(number_of(entry, "last")),
+                                 "applied", number_text(number_of(entry, "applied")));
+    if (json_object_get(entry, "persisted") != NULL)
+        json_object_set_new(document, "persisted", number_text(number_of(entry, "persisted")));
+    if (leader != NULL)
+        json_object_set_new(document, "lag", json_integer((json_int_t)(ahead > stable ? ahead - stable : 0)));
+    return document;
+}
+
+static json_t *shard_json(const struct map *map, const struct map_shard *shard, const struct gather *gather)
+{
+    const json_t *entry = NULL;
+    json_t *replicas = json_array();
+    uint16_t leader = leader_of(gather, shard->id, &entry);
+    for (size_t i = 0; i < shard->replica_count; i++)
+        json_array_append_new(replicas, replica_json(shard->replicas[i].node,
+                                                     replica_entry(gather, shard->replicas[i].node, shard->id), entry));
+    json_t *document =
+        json_pack("{s:I, s:s, s:I, s:i, s:o}", "id", (json_int_t)shard->id, "pool", map->pools[shard->pool].prefix,
+                  "epoch", (json_int_t)shard->epoch, "leader", (int)leader, "replicas", replicas);
+    if (entry != NULL)
+        json_object_set_new(document, "stable", number_text(number_of(entry, "stable")));
+    return document;
+}
+
+static void told(struct gather *gather)
+{
+    struct cluster_job *self = LIST__OF(gather, struct cluster_job, gather);
+    const struct map *map = self->job.client->map;
+    const json_t *entry = NULL;
+    char cluster[33];
+    json_t *nodes = json_array(), *shards = json_array();
+    for (size_t i = 0; i < sizeof(map->cluster); i++)
+        snprintf(cluster + 2 * i, 3, "%02x", map->cluster[i]);
+    for (size_t i = 0; i < map->node_count; i++)
+        json_array_append_new(nodes, node_json(&map->nodes[i], gather));
+    for (size_t i = 0; i < map->shard_count; i++)
+        json_array_append_new(shards, shard_json(map, &map->shards[i], gather));
+    json_t *document =
+        json_pack("{s:s, s:I, s:i, s:o, s:o}", "cluster", cluster, "map_epoch", (json_int_t)map->epoch, "map_leader",
+                  (int)leader_of(gather, MAP_GROUP, &entry), "nodes", nodes, "shards", shards);
+    char *text = document == NULL ? NULL : json_dumps(document, JSON_COMPACT);
+    json_decref(document);
+    if (text == NULL)
+        job__fail(&self->job, SLUICE_MEMORY, "no memory for the answer");
+    else
+        job__answer_json(&self->job, SLUICE_OK, sluice_status_text(SLUICE_OK), text);
+    free(text);
+}
+
+static void go(struct job *job)
+{
+    struct cluster_job *self = (struct cluster_job *)job;
+    if (!gather__start(&self->gather, job, WIRE_STATUS, NULL, 0, told))
+        job__fail(job, SLUICE_MEMORY, "no memory for the request");
+}
+
+void sluice_cluster(struct sluice_client *client, const struct sluice_call *call, sluice_done done, void *arg)
+{
+    struct cluster_job *self = job__create(client, sizeof(*self), call, done, arg, cluster_deinit);
+    if (self != NULL)
+        job__later(&self->job, go);
+}
