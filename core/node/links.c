@@ -1,4 +1,5 @@
 /* Links to peers and clients. Of two nodes, the one with the higher number dials the other. */
+#include <stdio.h>
 #include <string.h>
 
 #include "core/node/node__.h"
@@ -94,6 +95,7 @@ static void peer_up(struct node *self, struct fabric_link *link)
         fabric_link_close(member->link); /* the newer one is of the living process */
     member->link = link;
     member->dial_backoff_ns = 0;
+    member->last_words[0] = '\0';
     fabric_link_set_context(link, member);
     LOG_INFO("node", "node %u is connected (start %llu)", member->id, (unsigned long long)peer->incarnation);
     host_peer_up(self->host, member->id);
@@ -108,10 +110,10 @@ static void link_down(struct node *self, const struct fabric_event *event)
     }
     if (member->dialing == event->link) {
         member->dialing = NULL;
-        if (event->reason == FABRIC_DOWN_PROTOCOL)
-            LOG_WARN("node", "node %u refused the connection: %s", member->id, event->text);
-        else
-            LOG_DEBUG("node", "node %u cannot be reached: %s", member->id, event->text);
+        /* Said once, not with every try. */
+        if (strncmp(member->last_words, event->text, sizeof(member->last_words) - 1) != 0)
+            LOG_WARN("node", "node %u cannot be reached: %s", member->id, event->text);
+        snprintf(member->last_words, sizeof(member->last_words), "%s", event->text);
         return;
     }
     if (member->link == event->link) {

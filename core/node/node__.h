@@ -30,6 +30,7 @@ struct node__member {
     size_t next_address;
     uint64_t dial_at_ns;
     uint64_t dial_backoff_ns;
+    char last_words[160]; /* why it could not be reached last */
 };
 
 /* A client that wants to hear of each change of the map. */

@@ -92,7 +92,7 @@ def test_a_node_of_another_cluster_is_refused_on_both_sides():
 
 
 def segments(directory):
-    return sorted(pathlib.Path(directory, "log").iterdir())
+    return sorted(pathlib.Path(directory, "log").glob("segment-*"))
 
 
 def test_a_corrupted_entry_in_the_middle_of_the_log_is_found_and_never_served():
@@ -104,13 +104,15 @@ def test_a_corrupted_entry_in_the_middle_of_the_log_is_found_and_never_served():
         target = segments(cluster.directory / "node1")[0]
         data = bytearray(target.read_bytes())
         used = max(i for i in range(0, len(data), 4096) if any(data[i:i + 4096]))
-        data[used // 2 + 100] ^= 0x40
+        # Well inside of a record: batches are padded to whole blocks, and padding holds nothing.
+        place = next(i for i in range(used // 2, used) if all(data[i:i + 64]))
+        data[place + 32] ^= 0x40
         target.write_bytes(data)
         cluster.nodes[1].start()
         cluster.nodes[1].child.wait(20)
         log = pathlib.Path(cluster.nodes[1].log).read_text()
         assert cluster.nodes[1].child.returncode == 1, "a node served from a log that is damaged in the middle"
-        assert target.name in log, f"the message does not say where: {log[-500:]}"
+        assert target.name.split("-")[1] in log, f"the message does not say where: {log[-500:]}"
 
 
 def test_a_full_disk_makes_the_node_read_only_and_room_makes_it_write_again():
@@ -158,17 +160,18 @@ def test_bad_lambdas_are_refused_with_the_loaders_words_and_the_store_goes_on():
             subprocess.run(["cc", "-shared", "-fPIC", "-I", BUILD.parent if (BUILD.parent / "api").exists() else ".", *flags, "-o", path.with_suffix(".so"), path.with_suffix(".c")], check=True)
             return path.with_suffix(".so").read_bytes()
 
-        good = compiled("good", '#include "api/sluice_lambda.h"\nint sluice_lambda_initialize(const struct sluice_host *h, const char *c, void **s) { (void)h; (void)c; (void)s; return 0; }\n')
+        good = compiled("good", '#include "api/sluice_lambda.h"\nstatic int on(struct sluice_context *c, const struct sluice_event *e, void *s) { (void)c; (void)e; (void)s; return 0; }\nint sluice_lambda_initialize(const struct sluice_host *h, const char *c, void **s) { (void)c; (void)s; return h->watch(h, SLUICE_PREFIX, "farm/", on, 0); }\n')
         other_machine = bytearray(good)
         other_machine[18:20] = (183).to_bytes(2, "little")  # AArch64
         refusing = compiled("refusing", '#include "api/sluice_lambda.h"\nint sluice_lambda_initialize(const struct sluice_host *h, const char *c, void **s) { (void)c; (void)s; h->error(h, "the moon is %s", "wrong"); return 7; }\n')
         crashing = compiled("crashing", '#include "api/sluice_lambda.h"\nint sluice_lambda_initialize(const struct sluice_host *h, const char *c, void **s) { (void)h; (void)c; (void)s; *(volatile int *)8 = 1; return 0; }\n')
-        for name, data, words in [("text", b"#!/bin/sh\necho hello\n", ""), ("arm", bytes(other_machine), "machine"), ("refusing", refusing, "the moon is wrong"),
+        for name, data, words in [("text", b"#!/bin/sh\necho hello\n", ""), ("arm", bytes(other_machine), "AArch64"), ("refusing", refusing, "the moon is wrong"),
                                   ("crashing", crashing, "SIGSEGV"), ("cut", good[:200], "")]:
             answer = upload(name, data)
             assert answer.status == 422, (name, answer.status, answer.body)
             assert answer.code == "unprocessable" and words.lower() in answer.body.decode().lower(), (name, answer.body)
-        assert upload("good", good).status == 201
+        answer = upload("good", good)
+        assert answer.status == 201, answer.body
         assert cluster.nodes[1].running() and http.put("farm/cow", b"moo").status == 201
 
 

@@ -140,8 +140,11 @@ class Cluster:
         return self.http().call("GET", "/v1/cluster").json
 
     def leader_of(self, key):
-        """The node that leads the shard of a key that exists."""
-        shard = json.loads(self.http().put(key, b"probe").body)["shard"]
+        """The node that leads the shard of a key, which is made where it is missing."""
+        http_client = self.http()
+        if http_client.get(key).status == 404:
+            http_client.put(key, b"probe")
+        shard = http_client.call("GET", f"/v1/objects?prefix={key}&limit=1").json["objects"][0]["shard"]
         for each in self.status()["shards"]:
             if each["id"] == shard:
                 return each["leader"]
