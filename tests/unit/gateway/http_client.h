@@ -1,0 +1,57 @@
+/* A gateway over the fake store, in a thread of its own, and a small HTTP client that says what came, byte for byte. */
+#ifndef TESTS_HTTP_CLIENT_H
+#define TESTS_HTTP_CLIENT_H
+
+#include <pthread.h>
+
+#include "gateway/gateway.h"
+#include "tests/unit/gateway/fake_sluice.h"
+
+struct server {
+    struct gateway *gateway;
+    pthread_t thread;
+    uint16_t port;
+};
+/* NULL: the defaults. Listens on a free port of the loopback unless told otherwise. */
+void server_start(struct server *self, const struct gateway_options *options);
+/* Checks that nothing is left: no value referenced, no watch running. */
+void server_stop(struct server *self);
+
+struct answer {
+    int status; /* 0: none came */
+    char *head; /* status line and headers, each ending with a line feed */
+    char *body;
+    size_t size;
+    bool closed; /* the connection ended with it */
+};
+void answer_free(struct answer *self);
+/* A header's value, or NULL. Valid until the next call. */
+const char *answer_header(const struct answer *self, const char *name);
+/* Does the body hold this text? */
+bool answer_has(const struct answer *self, const char *text);
+
+int http_connect(const struct server *self);
+void http_send(int fd, const void *data, size_t size);
+void http_send_text(int fd, const char *text);
+/* Reads one answer; `head` is true for the answer to HEAD. */
+void http_read(int fd, bool head, struct answer *out);
+/* One request on a connection of its own. `headers`: lines that end with \r\n, or NULL. Content-Length is added where
+ * there is a body; Host is unless `headers` has it. */
+void http_call(const struct server *self, const char *method, const char *target, const char *headers, const void *body,
+               size_t size, struct answer *out);
+/* The bytes as they are, on a connection of their own. */
+void http_raw(const struct server *self, const char *bytes, size_t size, struct answer *out);
+/* Reads what comes until it holds `text` (or the time, in ms, is over); returns all of it, to be freed. */
+char *http_read_until(int fd, const char *text, int timeout_ms, bool *found);
+
+/* The call has this status; the answer's body is on the record otherwise. */
+#define EXPECT(server, expected, method, target, headers, body)                                                        \
+    do {                                                                                                               \
+        struct answer answer_;                                                                                         \
+        http_call(server, method, target, headers, body, (body) != NULL ? strlen(body) : 0, &answer_);                 \
+        cr_expect(answer_.status == (expected), "%s %s: expected %d, came %d: %s", method, target, expected,           \
+                  answer_.status, answer_.body);                                                                       \
+        answer_free(&answer_);                                                                                         \
+    } while (0)
+
+#endif
