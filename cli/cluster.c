@@ -68,9 +68,9 @@ static void show_nodes(const json_t *nodes)
     json_array_foreach(nodes, i, node)
     {
         struct bytes links = {0};
-        const json_t *storage = json_object_get(node, "storage"), *up = json_object_get(node, "reachable");
+        const json_t *storage = json_object_get(node, "storage");
         cli_table_cell(&table, cli_member(node, "id", scratch));
-        cli_table_cell(&table, json_is_false(up) ? "unreachable" : "up");
+        cli_table_cell(&table, cli_member(node, "state", scratch));
         uptime_text(node, scratch);
         cli_table_cell(&table, scratch);
         links_text(node, &links);
@@ -85,7 +85,7 @@ static void show_nodes(const json_t *nodes)
     cli_table_print(&table);
 }
 
-/* "1 2 3(-14)": the nodes that keep the shard, and how many entries they are behind. */
+/* "1, 2, 3 (14 behind)": the nodes that keep the shard, and how many entries they have not stable yet. */
 static void replicas_text(const json_t *shard, struct bytes *out)
 {
     size_t i;
@@ -93,10 +93,13 @@ static void replicas_text(const json_t *shard, struct bytes *out)
     char scratch[CLI_NUMBER_BYTES], lag[CLI_NUMBER_BYTES];
     json_array_foreach(json_object_get(shard, "replicas"), i, replica)
     {
-        const char *behind = cli_member(replica, "lag", lag);
-        bool late = strcmp(behind, "0") != 0 && strcmp(behind, "-") != 0;
-        cli_must_status(bytes_printf(out, "%s%s%s%s%s", out->size > 0 ? " " : "", cli_member(replica, "node", scratch),
-                                     late ? "(-" : "", late ? behind : "", late ? ")" : ""));
+        const char *behind = cli_member(replica, "lag", lag), *role = cli_member(replica, "role", scratch);
+        bool away = strcmp(role, "unreachable") == 0;
+        cli_must_status(bytes_printf(out, "%s%s", out->size > 0 ? ", " : "", cli_member(replica, "node", scratch)));
+        if (away)
+            cli_must_status(bytes_printf(out, " (unreachable)"));
+        else if (strcmp(behind, "0") != 0 && strcmp(behind, "-") != 0)
+            cli_must_status(bytes_printf(out, " (%s behind)", behind));
     }
     if (out->size == 0)
         cli_must_status(bytes_append(out, "-", 1));
@@ -104,7 +107,7 @@ static void replicas_text(const json_t *shard, struct bytes *out)
 
 static void show_shards(const json_t *shards)
 {
-    static const char *const names[] = {"SHARD", "POOL", "LEADER", "EPOCH", "STABLE", "REPLICAS (LAG)"};
+    static const char *const names[] = {"SHARD", "POOL", "LEADER", "EPOCH", "STABLE", "REPLICAS"};
     struct cli_table table = {.columns = 6};
     char scratch[CLI_NUMBER_BYTES];
     size_t i;

@@ -393,6 +393,19 @@ def test_a_lambda_is_uploaded_whole_and_steered_by_its_name():
         assert json.loads(check(server.sluice("lambda", "ls", "--json"), 0).stdout)["error"] == "boom"
 
 
+def test_cluster_shows_who_leads_and_who_is_behind_or_away():
+    document = {"nodes": [{"id": 1, "state": "up", "uptime_ms": 93784000, "peers": [{"node": 2, "connected": True}, {"node": 3, "connected": False}],
+                           "storage": {"free_bytes": "1073741824", "total_bytes": "2147483648", "state": "ok"}}, {"id": 2, "state": "unreachable"}],
+                "shards": [{"id": 4, "pool": "", "epoch": 1, "leader": 1, "stable": "18446744073709551615",
+                            "replicas": [{"node": 1, "role": "leader", "lag": 0}, {"node": 2, "role": "unreachable"}, {"node": 3, "role": "follower", "lag": 14}]},
+                           {"id": 5, "pool": "farm", "epoch": 2, "leader": 0, "replicas": []}]}
+    with Server(answer(document)) as server:
+        lines = [line.split() for line in check(server.sluice("cluster"), 0).stdout.decode().splitlines()]
+        assert ["1", "up", "1d", "2h", "2", "1.0", "GiB", "2.0", "GiB", "ok"] in lines and ["2", "unreachable", "-", "-", "-", "-", "-"] in lines, lines
+        assert ["4", "/", "1", "1", "18446744073709551615", "1,", "2", "(unreachable),", "3", "(14", "behind)"] in lines and ["5", "farm", "none", "2", "-", "-"] in lines, lines
+        assert json.loads(check(server.sluice("cluster", "--json"), 0).stdout) == document
+
+
 def test_a_full_output_is_an_error():
     with Server(answer({"objects": [listed("a")], "prefixes": [], "at_ns": "5", "cursor": None})) as server, open("/dev/full", "wb") as full:
         result = subprocess.run([BUILD / "sluice", "ls"], env={"SLUICE_URL": server.url}, stdout=full, stderr=subprocess.PIPE, check=False, timeout=20)
