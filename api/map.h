@@ -1,5 +1,5 @@
-/* The cluster map as everybody reads it: nodes, pools, shards, lambdas. A JSON document on the wire and in the log; this is its parsed form.
- * Changing it is core/cluster's business; routing by it is the client's. */
+/* The cluster map as everybody reads it: nodes, pools, shards, lambdas. A JSON document on the wire and in the log;
+ * this is its parsed form. Changing it is core/cluster's business; routing by it is the client's. */
 #ifndef SLUICE_MAP_H
 #define SLUICE_MAP_H
 
@@ -9,8 +9,8 @@
 
 #include "api/sluice_status.h"
 
-#define MAP_GROUP 0u /* the Paxos group that keeps the map; shards are 1, 2, 3 … */
-#define MAP_FORMAT 1
+#define MAP_GROUP        0u /* the Paxos group that keeps the map; shards are 1, 2, 3 … */
+#define MAP_FORMAT       1
 #define MAP_REPLICAS_MAX 7
 
 enum map_pool_kind { MAP_POOL_PERSISTENT, MAP_POOL_VOLATILE, MAP_POOL_TRIGGER };
@@ -18,31 +18,31 @@ enum map_pool_state { MAP_POOL_LIVE, MAP_POOL_CREATING, MAP_POOL_DELETING };
 
 struct map_node {
     uint16_t id;
-    uint64_t incarnation;  /* the process that registered last; 0 none yet */
-    char **addresses;      /* fabric addresses, best first */
+    uint64_t incarnation; /* the process that registered last; 0 none yet */
+    char **addresses;     /* fabric addresses, best first */
     size_t address_count;
 };
 
 struct map_replica {
     uint16_t node;
-    uint64_t incarnation;  /* volatile pools: the process that votes; 0: it must be admitted again */
+    uint64_t incarnation; /* volatile pools: the process that votes; 0: it must be admitted again */
 };
 
 struct map_shard {
     uint32_t id;
-    uint64_t epoch;        /* 1, and one more each time that a volatile shard lost its memory */
+    uint64_t epoch;                                /* 1, and one more each time that a volatile shard lost its memory */
     struct map_replica replicas[MAP_REPLICAS_MAX]; /* the first one is preferred as leader */
     size_t replica_count;
-    size_t pool;           /* index into pools */
+    size_t pool; /* index into pools */
 };
 
 struct map_pool {
-    char *prefix;          /* "" is the root */
+    char *prefix; /* "" is the root */
     enum map_pool_kind kind;
     enum map_pool_state state;
-    uint32_t replicas;     /* wanted */
-    char *affinity;        /* regex or NULL; keys whose first group (or whole match) is equal share a shard */
-    uint32_t *shards;      /* shard numbers */
+    uint32_t replicas; /* wanted */
+    char *affinity;    /* regex or NULL; keys whose first group (or whole match) is equal share a shard */
+    uint32_t *shards;  /* shard numbers */
     size_t shard_count;
     uint64_t retention_count, retention_age_ns, retention_bytes; /* 0: no limit */
     uint64_t lateness_ns;
@@ -56,33 +56,34 @@ struct map_watch {
 
 struct map_lambda {
     char *name;
-    uint64_t version;        /* of the upload: 1, 2, 3 … = version of the object _sluice/lambdas/NAME */
+    uint64_t version; /* of the upload: 1, 2, 3 … = version of the object _sluice/lambdas/NAME */
     char sha256[65];
-    char *config;            /* JSON text, given to initialize */
-    char *placement;         /* "leader" */
-    char *isolation;         /* "inprocess" */
+    char *config;    /* JSON text, given to initialize */
+    char *placement; /* "leader" */
+    char *isolation; /* "inprocess" */
     bool enabled;
-    uint64_t registered_ns;  /* HLC: events with a later time run it */
+    uint64_t registered_ns; /* HLC: events with a later time run it */
     uint64_t size;
     struct map_watch *watches;
     size_t watch_count;
 };
 
 struct map {
-    uint64_t epoch;          /* one more with each change */
+    uint64_t epoch; /* one more with each change */
     uint8_t cluster[16];
     uint32_t next_shard;
     struct map_node *nodes;
     size_t node_count;
-    struct map_pool *pools;  /* sorted by prefix */
+    struct map_pool *pools; /* sorted by prefix */
     size_t pool_count;
-    struct map_shard *shards;/* sorted by id */
+    struct map_shard *shards; /* sorted by id */
     size_t shard_count;
     struct map_lambda *lambdas;
     size_t lambda_count;
 };
 
-/* Parses a document. INVALID with a sentence in `error` (256 bytes); VERSION where the format is newer. map_destroy frees. */
+/* Parses a document. INVALID with a sentence in `error` (256 bytes); VERSION where the format is newer. map_destroy
+ * frees. */
 enum sluice_status map_parse(const char *json, size_t size, struct map **out, char *error) SLUICE_MUST_CHECK;
 /* The document as text (heap; free it). NULL when memory is out. */
 char *map_format(const struct map *self);
@@ -94,7 +95,8 @@ const struct map_pool *map_pool_of(const struct map *self, const char *key, size
 const struct map_shard *map_shard_find(const struct map *self, uint32_t id);
 const struct map_node *map_node_find(const struct map *self, uint16_t id);
 struct map_lambda *map_lambda_find(const struct map *self, const char *name);
-/* The shard of a key in its pool: CRC32C of `token` (the key, or what the affinity regex captured) modulo the number of shards. */
+/* The shard of a key in its pool: CRC32C of `token` (the key, or what the affinity regex captured) modulo the number of
+ * shards. */
 uint32_t map_shard_of(const struct map_pool *pool, const char *token, size_t size);
 const char *map_pool_kind_name(enum map_pool_kind kind);
 const char *map_pool_state_name(enum map_pool_state state);

@@ -1,9 +1,10 @@
 /* libsluice: the client library. Routes by the cluster map, follows leaders, retries with idempotency, resumes watches.
  *
- * A client belongs to one thread and is driven by it: sluice_process does what is due and calls back; sluice_fd, sluice_arm and sluice_timeout_ns fit it
- * into any event loop. Calls return at once; the answer comes by callback from sluice_process, exactly once per call (also on failure, also at
- * sluice_close: UNAVAILABLE or OUTCOME_UNKNOWN). Callbacks may start further calls. sluice_wait drives it for programs without a loop.
- * Pointers in requests are borrowed during the call (copied where needed); pointers in answers are valid during the callback. */
+ * A client belongs to one thread and is driven by it: sluice_process does what is due and calls back; sluice_fd,
+ * sluice_arm and sluice_timeout_ns fit it into any event loop. Calls return at once; the answer comes by callback from
+ * sluice_process, exactly once per call (also on failure, also at sluice_close: UNAVAILABLE or OUTCOME_UNKNOWN).
+ * Callbacks may start further calls. sluice_wait drives it for programs without a loop. Pointers in requests are
+ * borrowed during the call (copied where needed); pointers in answers are valid during the callback. */
 #ifndef SLUICE_H
 #define SLUICE_H
 
@@ -21,12 +22,12 @@ struct sluice_client;
 struct sluice_watch;
 
 struct sluice_options {
-    size_t size;                  /* sizeof(struct sluice_options) of the caller */
-    const char *const *nodes;     /* fabric addresses of some core nodes: "shm:NAME", "tcp:HOST:PORT" */
+    size_t size;              /* sizeof(struct sluice_options) of the caller */
+    const char *const *nodes; /* fabric addresses of some core nodes: "shm:NAME", "tcp:HOST:PORT" */
     size_t node_count;
-    uint32_t timeout_ms;          /* default of calls; 0: 5,000 */
-    uint32_t in_flight_max;       /* calls beyond are answered BUSY at once; 0: 4,096 */
-    bool prefer_tcp;              /* ignore shm addresses in the map */
+    uint32_t timeout_ms;    /* default of calls; 0: 5,000 */
+    uint32_t in_flight_max; /* calls beyond are answered BUSY at once; 0: 4,096 */
+    bool prefer_tcp;        /* ignore shm addresses in the map */
 };
 
 /* Never waits: connecting goes on in the background, calls wait for it until their deadline. */
@@ -36,7 +37,8 @@ void sluice_close(struct sluice_client *client);
 int sluice_fd(const struct sluice_client *client);
 /* Before sleeping on the descriptor: false when there is work already. */
 bool sluice_arm(struct sluice_client *client);
-uint64_t sluice_timeout_ns(const struct sluice_client *client); /* how long one may sleep; UINT64_MAX: until the descriptor */
+uint64_t
+sluice_timeout_ns(const struct sluice_client *client); /* how long one may sleep; UINT64_MAX: until the descriptor */
 void sluice_process(struct sluice_client *client);
 /* Processes until *done is true or `timeout_ms` has passed; false then. */
 bool sluice_wait(struct sluice_client *client, const volatile bool *done, uint32_t timeout_ms);
@@ -54,13 +56,14 @@ struct sluice_object {
     size_t key_size;
     const char *content_type;
     size_t content_type_size;
-    const void *data;               /* NULL where values were not asked for */
-    size_t data_size;               /* bytes at `data`: less than size where a range was asked for */
-    struct sluice_value *value;     /* owns `data` when not NULL: ref it to keep the bytes beyond the callback, without a copy */
-    uint64_t size;                  /* of the whole value */
+    const void *data; /* NULL where values were not asked for */
+    size_t data_size; /* bytes at `data`: less than size where a range was asked for */
+    struct sluice_value
+        *value;    /* owns `data` when not NULL: ref it to keep the bytes beyond the callback, without a copy */
+    uint64_t size; /* of the whole value */
     uint64_t version;
     uint64_t revision;
-    uint64_t epoch;                 /* of the shard; above 1 it is part of the ETag */
+    uint64_t epoch; /* of the shard; above 1 it is part of the ETag */
     uint64_t time_ns;
     uint64_t object_time_ns;
     uint32_t shard;
@@ -70,27 +73,27 @@ struct sluice_object {
 
 struct sluice_answer {
     enum sluice_status status;
-    const char *detail;             /* never NULL: what was expected, what came, what to do */
+    const char *detail; /* never NULL: what was expected, what came, what to do */
     const struct sluice_object *objects;
     size_t object_count;
-    const char *const *prefixes;    /* list with a delimiter */
+    const char *const *prefixes; /* list with a delimiter */
     const size_t *prefix_sizes;
     size_t prefix_count;
-    uint64_t at_ns;                 /* of the cut: list, snapshot; else the answering shard's HLC */
-    const char *cursor;             /* list, history: next page; NULL: the end */
-    const char *watch_cursor;       /* list, snapshot: a watch from here has no hole */
-    const char *json;               /* control calls: the answer as the REST contract spells it */
-    uint32_t retry_after_ms;        /* BUSY, UNAVAILABLE */
-    bool replayed;                  /* an Idempotency-Key's first answer again */
-    bool durable;                   /* writes: persisted on a quorum (volatile pools: delivered to one, as promised there) */
+    uint64_t at_ns;           /* of the cut: list, snapshot; else the answering shard's HLC */
+    const char *cursor;       /* list, history: next page; NULL: the end */
+    const char *watch_cursor; /* list, snapshot: a watch from here has no hole */
+    const char *json;         /* control calls: the answer as the REST contract spells it */
+    uint32_t retry_after_ms;  /* BUSY, UNAVAILABLE */
+    bool replayed;            /* an Idempotency-Key's first answer again */
+    bool durable;             /* writes: persisted on a quorum (volatile pools: delivered to one, as promised there) */
 };
 typedef void (*sluice_done)(void *arg, const struct sluice_answer *answer);
 
 /* What all calls share. */
 struct sluice_call {
-    uint32_t timeout_ms;            /* 0: the client's default; at most 60,000 */
-    uint64_t after_ns;              /* answer with nothing older; 0 none */
-    bool admin;                     /* keys below _sluice/ are allowed */
+    uint32_t timeout_ms; /* 0: the client's default; at most 60,000 */
+    uint64_t after_ns;   /* answer with nothing older; 0 none */
+    bool admin;          /* keys below _sluice/ are allowed */
 };
 
 enum sluice_operation_kind { SLUICE_PUT = 1, SLUICE_DELETE = 2 };
@@ -100,14 +103,15 @@ struct sluice_operation {
     size_t key_size;
     const char *content_type;
     size_t content_type_size;
-    const void *data;               /* either data and data_size (copied) … */
+    const void *data; /* either data and data_size (copied) … */
     size_t data_size;
-    struct sluice_value *value;     /* … or a value (referenced), of which the first data_size bytes count; for a write of one operation it is never copied */
-    uint64_t if_version;            /* with if_match */
-    uint64_t if_epoch;              /* 0 any */
+    struct sluice_value *value; /* … or a value (referenced), of which the first data_size bytes count; for a write of
+                                   one operation it is never copied */
+    uint64_t if_version;        /* with if_match */
+    uint64_t if_epoch;          /* 0 any */
     bool if_match;
-    bool if_absent;                 /* If-None-Match: * */
-    bool if_present;                /* If-Match: * */
+    bool if_absent;  /* If-None-Match: * */
+    bool if_present; /* If-Match: * */
     bool has_object_time;
     uint64_t object_time_ns;
 };
@@ -115,9 +119,9 @@ struct sluice_write {
     struct sluice_call call;
     const struct sluice_operation *operations; /* of one shard; else CONFLICT, whose json lists each key's shard */
     size_t operation_count;
-    const char *idempotency_key;    /* NULL: none. Scope: subject, method, key */
+    const char *idempotency_key; /* NULL: none. Scope: subject, method, key */
     size_t idempotency_key_size;
-    const char *subject;            /* whose token; NULL: none */
+    const char *subject; /* whose token; NULL: none */
     bool ack_delivered;
 };
 void sluice_write(struct sluice_client *client, const struct sluice_write *request, sluice_done done, void *arg);
@@ -126,24 +130,25 @@ struct sluice_get {
     struct sluice_call call;
     const char *key;
     size_t key_size;
-    uint64_t version;               /* 0: not by version */
-    uint64_t at_ns;                 /* 0: not by time */
+    uint64_t version; /* 0: not by version */
+    uint64_t at_ns;   /* 0: not by time */
     bool by_object_time;
-    bool stable;                    /* any replica's stable prefix */
-    bool head;                      /* no value */
-    uint64_t offset, length;        /* range; length 0: everything from offset */
+    bool stable;             /* any replica's stable prefix */
+    bool head;               /* no value */
+    uint64_t offset, length; /* range; length 0: everything from offset */
 };
-/* One object. DELETED comes with an object whose version is the tombstone's. RANGE where offset is at or beyond the size. */
+/* One object. DELETED comes with an object whose version is the tombstone's. RANGE where offset is at or beyond the
+ * size. */
 void sluice_get(struct sluice_client *client, const struct sluice_get *request, sluice_done done, void *arg);
 
 struct sluice_list {
     struct sluice_call call;
     const char *prefix;
     size_t prefix_size;
-    char delimiter;                 /* 0 none */
-    uint32_t limit;                 /* objects and prefixes together; 0: 1,000; at most 10,000 */
+    char delimiter; /* 0 none */
+    uint32_t limit; /* objects and prefixes together; 0: 1,000; at most 10,000 */
     const char *cursor;
-    uint64_t at_ns;                 /* 0: now */
+    uint64_t at_ns; /* 0: now */
     bool values;
 };
 void sluice_list(struct sluice_client *client, const struct sluice_list *request, sluice_done done, void *arg);
@@ -169,63 +174,75 @@ struct sluice_snapshot {
     const char *const *prefixes;
     const size_t *prefix_sizes;
     size_t prefix_count;
-    uint64_t at_ns;                 /* 0: now */
+    uint64_t at_ns; /* 0: now */
 };
-/* One consistent cut. Keys that have no version then are objects with version 0. At most 64 MiB of values: TOO_LARGE beyond. */
+/* One consistent cut. Keys that have no version then are objects with version 0. At most 64 MiB of values: TOO_LARGE
+ * beyond. */
 void sluice_snapshot(struct sluice_client *client, const struct sluice_snapshot *request, sluice_done done, void *arg);
 
 struct sluice_watch_options {
-    int kind;                       /* 1 key, 2 prefix, 3 glob, 4 regex */
+    int kind; /* 1 key, 2 prefix, 3 glob, 4 regex */
     const char *pattern;
     size_t pattern_size;
-    const char *cursor;             /* resume; NULL: from now */
+    const char *cursor; /* resume; NULL: from now */
     bool values;
-    bool admin;                     /* see _sluice/ too */
-    uint32_t progress_ms;           /* progress at least so often; 0: 1,000 */
-    uint64_t buffer_bytes_max;      /* what may wait while paused before upstream is stopped (and resumed from the cursor later); 0: 1 MiB */
+    bool admin;                /* see _sluice/ too */
+    uint32_t progress_ms;      /* progress at least so often; 0: 1,000 */
+    uint64_t buffer_bytes_max; /* what may wait while paused before upstream is stopped (and resumed from the cursor
+                                  later); 0: 1 MiB */
 };
 enum sluice_watch_event_type {
     SLUICE_WATCH_PUT,
     SLUICE_WATCH_DELETE,
-    SLUICE_WATCH_PROGRESS,          /* everything up to closed_ns was seen */
-    SLUICE_WATCH_READY,             /* once: subscribed everywhere; events from now on are not missed */
-    SLUICE_WATCH_END,               /* the last event: GONE, INVALID (bad pattern or cursor), EPOCH_LOST, or OK after sluice_watch_stop */
+    SLUICE_WATCH_PROGRESS, /* everything up to closed_ns was seen */
+    SLUICE_WATCH_READY,    /* once: subscribed everywhere; events from now on are not missed */
+    SLUICE_WATCH_END,      /* the last event: GONE, INVALID (bad pattern or cursor), EPOCH_LOST, or OK after
+                              sluice_watch_stop */
 };
 struct sluice_watch_event {
     enum sluice_watch_event_type type;
     const struct sluice_object *object;
-    const char *cursor;             /* resume after this event; at most 512 bytes; NULL where there is none yet */
+    const char *cursor; /* resume after this event; at most 512 bytes; NULL where there is none yet */
     uint64_t closed_ns;
-    enum sluice_status status;      /* END */
+    enum sluice_status status; /* END */
     const char *detail;
 };
 typedef void (*sluice_watch_handler)(void *arg, const struct sluice_watch_event *event);
 /* INVALID: bad pattern or cursor; `error` (256 bytes) says where. Shards are in order each, and merged as they come. */
-enum sluice_status sluice_watch_start(struct sluice_client *client, const struct sluice_watch_options *options, sluice_watch_handler handler, void *arg,
-                                      struct sluice_watch **out, char *error) SLUICE_MUST_CHECK;
+enum sluice_status sluice_watch_start(struct sluice_client *client, const struct sluice_watch_options *options,
+                                      sluice_watch_handler handler, void *arg, struct sluice_watch **out,
+                                      char *error) SLUICE_MUST_CHECK;
 /* Stops at once; END is not reported; the pointer is invalid afterwards. Allowed within its handler. */
 void sluice_watch_stop(struct sluice_watch *watch);
 void sluice_watch_pause(struct sluice_watch *watch);
 void sluice_watch_resume(struct sluice_watch *watch);
 
 /* Control calls: JSON in, JSON out, as in the REST contract. */
-void sluice_pool_put(struct sluice_client *client, const struct sluice_call *call, const char *prefix, const char *policy_json, sluice_done done, void *arg);
-void sluice_pool_delete(struct sluice_client *client, const struct sluice_call *call, const char *prefix, bool force, sluice_done done, void *arg);
-void sluice_pool_get(struct sluice_client *client, const struct sluice_call *call, const char *prefix /* NULL: all */, sluice_done done, void *arg);
+void sluice_pool_put(struct sluice_client *client, const struct sluice_call *call, const char *prefix,
+                     const char *policy_json, sluice_done done, void *arg);
+void sluice_pool_delete(struct sluice_client *client, const struct sluice_call *call, const char *prefix, bool force,
+                        sluice_done done, void *arg);
+void sluice_pool_get(struct sluice_client *client, const struct sluice_call *call, const char *prefix /* NULL: all */,
+                     sluice_done done, void *arg);
 struct sluice_lambda_upload {
     struct sluice_call call;
     const char *name;
-    const char *manifest_json;      /* NULL: {} */
+    const char *manifest_json; /* NULL: {} */
     struct sluice_value *file;
     size_t file_size;
 };
-void sluice_lambda_upload(struct sluice_client *client, const struct sluice_lambda_upload *request, sluice_done done, void *arg);
-void sluice_lambda_get(struct sluice_client *client, const struct sluice_call *call, const char *name /* NULL: all */, sluice_done done, void *arg);
-void sluice_lambda_delete(struct sluice_client *client, const struct sluice_call *call, const char *name, sluice_done done, void *arg);
+void sluice_lambda_upload(struct sluice_client *client, const struct sluice_lambda_upload *request, sluice_done done,
+                          void *arg);
+void sluice_lambda_get(struct sluice_client *client, const struct sluice_call *call, const char *name /* NULL: all */,
+                       sluice_done done, void *arg);
+void sluice_lambda_delete(struct sluice_client *client, const struct sluice_call *call, const char *name,
+                          sluice_done done, void *arg);
 /* "enable", "disable". */
-void sluice_lambda_action(struct sluice_client *client, const struct sluice_call *call, const char *name, const char *action, sluice_done done, void *arg);
+void sluice_lambda_action(struct sluice_client *client, const struct sluice_call *call, const char *name,
+                          const char *action, sluice_done done, void *arg);
 /* The lambda's output: PUT events whose object's data is one line; stop with sluice_watch_stop. */
-enum sluice_status sluice_lambda_log(struct sluice_client *client, const char *name, sluice_watch_handler handler, void *arg, struct sluice_watch **out) SLUICE_MUST_CHECK;
+enum sluice_status sluice_lambda_log(struct sluice_client *client, const char *name, sluice_watch_handler handler,
+                                     void *arg, struct sluice_watch **out) SLUICE_MUST_CHECK;
 /* Nodes, shards, leaders, frontiers, lag. */
 void sluice_cluster(struct sluice_client *client, const struct sluice_call *call, sluice_done done, void *arg);
 

@@ -24,7 +24,7 @@ struct disk {
     struct disk_segment segments[DISK_SEGMENTS_MAX];
     uint32_t count;
     struct random *random;
-    uint64_t operations;   /* done so far */
+    uint64_t operations;    /* done so far */
     uint64_t power_lost_at; /* the operation (create, recycle, remove, write) that power is lost in; 0: never */
     uint64_t fails_at;      /* the operation that fails, and all after it do; 0: never */
     enum sluice_status failure;
