@@ -249,3 +249,13 @@ char *http_read_until(int fd, const char *text, int timeout_ms, bool *found)
         *found = memmem(reader.have.data, reader.have.size, text, strlen(text)) != NULL;
     return reader.have.data != NULL ? (char *)reader.have.data : strdup("");
 }
+
+void http_expect(const struct server *self, int status, const char *method, const char *target, const char *headers,
+                 const char *body, int line)
+{
+    struct answer answer;
+    http_call(self, method, target, headers, body, body != NULL ? strlen(body) : 0, &answer);
+    cr_expect(answer.status == status, "line %d: %s %s %s: expected %d, came %d: %s", line, method, target,
+              headers != NULL ? headers : "", status, answer.status, answer.body);
+    answer_free(&answer);
+}
