@@ -331,7 +331,7 @@ static enum sluice_status append_object(const struct sluice_object *object, uint
 }
 
 static Sluice__V1__Written written_of(const struct sluice_answer *answer, const struct sluice_object *object,
-                                      struct names *names)
+                                      bool absent_before, struct names *names)
 {
     Sluice__V1__Written out = SLUICE__V1__WRITTEN__INIT;
     out.key = copy(names->key, KEY_BYTES_MAX, object->key, object->key_size);
@@ -342,32 +342,35 @@ static Sluice__V1__Written written_of(const struct sluice_answer *answer, const 
     out.time_ns = (int64_t)object->time_ns;
     out.object_time_ns = (int64_t)object->object_time_ns;
     out.size = object->size;
-    out.created = object->version == 1 && !object->deleted;
+    out.created = object->version == 1 || absent_before;
     out.replayed = answer->replayed;
     out.durable = answer->durable;
     return out;
 }
 
-enum sluice_status convert_written(const struct sluice_answer *answer, struct bytes *out)
+enum sluice_status convert_written(const struct sluice_answer *answer, bool absent_before, struct bytes *out)
 {
     struct names names;
     if (answer->object_count == 0)
         return SLUICE_INTERNAL;
-    Sluice__V1__Written written = written_of(answer, &answer->objects[0], &names);
+    Sluice__V1__Written written = written_of(answer, &answer->objects[0], absent_before, &names);
     return protowire_append(out, &written.base);
 }
 
-enum sluice_status convert_batch_answer(const struct sluice_answer *answer, struct bytes *out)
+enum sluice_status convert_batch_answer(const struct sluice_answer *answer, const Sluice__V1__BatchRequest *request,
+                                        struct bytes *out)
 {
     Sluice__V1__BatchResponse response = SLUICE__V1__BATCH_RESPONSE__INIT;
-    if (answer->object_count == 0)
+    if (answer->object_count == 0 || answer->object_count != request->n_operations)
         return SLUICE_INTERNAL;
     response.revision = answer->objects[0].revision;
     response.time_ns = (int64_t)answer->objects[0].time_ns;
     enum sluice_status status = protowire_append(out, &response.base);
     for (size_t i = 0; i < answer->object_count && status == SLUICE_OK; i++) {
         struct names names;
-        Sluice__V1__Written written = written_of(answer, &answer->objects[i], &names);
+        const Sluice__V1__Operation *operation = request->operations[i];
+        bool absent_before = operation->kind_case == SLUICE__V1__OPERATION__KIND_PUT && operation->put->if_absent;
+        Sluice__V1__Written written = written_of(answer, &answer->objects[i], absent_before, &names);
         status = protowire_append_head(out, BATCH_RESULTS, protobuf_c_message_get_packed_size(&written.base));
         if (status == SLUICE_OK)
             status = protowire_append(out, &written.base);
@@ -411,7 +414,7 @@ enum sluice_status convert_snapshot_answer(const struct sluice_answer *answer, s
     return status;
 }
 
-enum sluice_status convert_watch_event(const struct sluice_watch_event *event, struct rpc_message *out)
+enum sluice_status convert_watch_event(const struct sluice_watch_event *event, bool values, struct rpc_message *out)
 {
     Sluice__V1__WatchEvent message = SLUICE__V1__WATCH_EVENT__INIT;
     message.type = event->type == SLUICE_WATCH_PUT      ? SLUICE__V1__WATCH_EVENT__TYPE__PUT
@@ -426,8 +429,8 @@ enum sluice_status convert_watch_event(const struct sluice_watch_event *event, s
     struct names names;
     struct sluice_object object = *event->object;
     Sluice__V1__Object facts = facts_of(&object, &names);
-    if (object.data_size > CONVERT_WATCH_VALUE_MAX) {
-        facts.truncated = true;
+    if (object.size > CONVERT_WATCH_VALUE_MAX) {
+        facts.truncated = values && event->type == SLUICE_WATCH_PUT;
         object.data_size = 0;
     }
     size_t size = protobuf_c_message_get_packed_size(&facts.base) + data_field_size(&object);

@@ -28,14 +28,17 @@ const char *convert_snapshot(const Sluice__V1__SnapshotRequest *in, const char *
                              const char **prefixes, size_t *prefix_sizes, struct sluice_snapshot *out);
 const char *convert_watch(const Sluice__V1__WatchRequest *in, struct sluice_watch_options *out);
 
-/* Answers, packed. MEMORY alone. The value of a single object is referenced, not copied. */
-enum sluice_status convert_written(const struct sluice_answer *answer, struct bytes *out) SLUICE_MUST_CHECK;
-enum sluice_status convert_batch_answer(const struct sluice_answer *answer, struct bytes *out) SLUICE_MUST_CHECK;
+/* Answers, packed. MEMORY, or INTERNAL where an object is missing. The value of a single object is referenced, not
+ * copied. `absent_before`: the request's condition says so. */
+enum sluice_status convert_written(const struct sluice_answer *answer, bool absent_before,
+                                   struct bytes *out) SLUICE_MUST_CHECK;
+enum sluice_status convert_batch_answer(const struct sluice_answer *answer, const Sluice__V1__BatchRequest *request,
+                                        struct bytes *out) SLUICE_MUST_CHECK;
 enum sluice_status convert_object(const struct sluice_object *object, struct rpc_message *out) SLUICE_MUST_CHECK;
 enum sluice_status convert_list_answer(const struct sluice_answer *answer, struct bytes *out) SLUICE_MUST_CHECK;
 enum sluice_status convert_snapshot_answer(const struct sluice_answer *answer, struct bytes *out) SLUICE_MUST_CHECK;
-/* PUT, DELETE and PROGRESS. */
-enum sluice_status convert_watch_event(const struct sluice_watch_event *event,
+/* PUT, DELETE and PROGRESS. `values`: they were asked for. */
+enum sluice_status convert_watch_event(const struct sluice_watch_event *event, bool values,
                                        struct rpc_message *out) SLUICE_MUST_CHECK;
 
 #endif

@@ -32,14 +32,14 @@ static bool prefix_refused(struct rpc *self, const char *prefix, size_t size)
 
 /* Packs an answer with `convert`, or passes its failure on. */
 static void reply(struct rpc *self, const struct sluice_answer *answer,
-                  enum sluice_status (*convert)(const struct sluice_answer *, struct bytes *))
+                  enum sluice_status (*convert)(const struct rpc *, const struct sluice_answer *, struct rpc_message *))
 {
     struct rpc_message message = {0};
     if (answer->status != SLUICE_OK) {
         rpc_fail_answer(self, answer);
         return;
     }
-    enum sluice_status status = convert(answer, &message.head);
+    enum sluice_status status = convert(self, answer, &message);
     if (status == SLUICE_OK) {
         rpc_succeed(self, &message);
         return;
@@ -50,19 +50,38 @@ static void reply(struct rpc *self, const struct sluice_answer *answer,
 
 /* --- Writes ------------------------------------------------------------------------------------------------------*/
 
-static void written(void *arg, const struct sluice_answer *answer)
+static enum sluice_status put_pack(const struct rpc *self, const struct sluice_answer *answer, struct rpc_message *out)
 {
-    reply(arg, answer, convert_written);
+    bool absent_before = ((const Sluice__V1__PutRequest *)self->request)->if_absent;
+    return convert_written(answer, absent_before, &out->head);
 }
 
-static void write_one(struct rpc *self, struct sluice_write *write, const struct sluice_operation *operation)
+static void put_done(void *arg, const struct sluice_answer *answer)
+{
+    reply(arg, answer, put_pack);
+}
+
+static enum sluice_status delete_pack(const struct rpc *self, const struct sluice_answer *answer,
+                                      struct rpc_message *out)
+{
+    (void)self;
+    return convert_written(answer, false, &out->head);
+}
+
+static void delete_done(void *arg, const struct sluice_answer *answer)
+{
+    reply(arg, answer, delete_pack);
+}
+
+static void write_one(struct rpc *self, struct sluice_write *write, const struct sluice_operation *operation,
+                      sluice_done done)
 {
     if (key_refused(self, AUTH_WRITE, operation->key, operation->key_size))
         return;
     write->call = rpc_call(self);
     write->call.admin = auth_internal(operation->key, operation->key_size);
     write->subject = auth_subject_name(self->subject);
-    sluice_write(gateway__client(self->shared->gateway), write, written, self);
+    sluice_write(gateway__client(self->shared->gateway), write, done, self);
 }
 
 static void put_start(struct rpc *self)
@@ -73,7 +92,7 @@ static void put_start(struct rpc *self)
         return;
     operation.value = self->value;
     operation.data_size = self->value_size;
-    write_one(self, &write, &operation);
+    write_one(self, &write, &operation, put_done);
 }
 
 static void delete_start(struct rpc *self)
@@ -82,12 +101,18 @@ static void delete_start(struct rpc *self)
     struct sluice_operation operation;
     if (malformed(self, convert_delete((const Sluice__V1__DeleteRequest *)self->request, &operation, &write)))
         return;
-    write_one(self, &write, &operation);
+    write_one(self, &write, &operation, delete_done);
 }
 
-static void batch_written(void *arg, const struct sluice_answer *answer)
+static enum sluice_status batch_pack(const struct rpc *self, const struct sluice_answer *answer,
+                                     struct rpc_message *out)
 {
-    reply(arg, answer, convert_batch_answer);
+    return convert_batch_answer(answer, (const Sluice__V1__BatchRequest *)self->request, &out->head);
+}
+
+static void batch_done(void *arg, const struct sluice_answer *answer)
+{
+    reply(arg, answer, batch_pack);
 }
 
 static void batch_start(struct rpc *self)
@@ -116,29 +141,22 @@ static void batch_start(struct rpc *self)
         write.call.admin |= auth_internal(operations[i].key, operations[i].key_size);
     }
     write.subject = auth_subject_name(self->subject);
-    sluice_write(gateway__client(self->shared->gateway), &write, batch_written, self);
+    sluice_write(gateway__client(self->shared->gateway), &write, batch_done, self);
 done:
     free(operations);
 }
 
 /* --- Reads -------------------------------------------------------------------------------------------------------*/
 
-static void got(void *arg, const struct sluice_answer *answer)
+static enum sluice_status get_pack(const struct rpc *self, const struct sluice_answer *answer, struct rpc_message *out)
 {
-    struct rpc *self = arg;
-    struct rpc_message message = {0};
-    if (answer->status != SLUICE_OK) {
-        rpc_fail_answer(self, answer);
-        return;
-    }
-    enum sluice_status status =
-        answer->object_count > 0 ? convert_object(&answer->objects[0], &message) : SLUICE_INTERNAL;
-    if (status == SLUICE_OK) {
-        rpc_succeed(self, &message);
-        return;
-    }
-    rpc_message_free(&message);
-    rpc_fail(self, status, NULL);
+    (void)self;
+    return answer->object_count > 0 ? convert_object(&answer->objects[0], out) : SLUICE_INTERNAL;
+}
+
+static void get_done(void *arg, const struct sluice_answer *answer)
+{
+    reply(arg, answer, get_pack);
 }
 
 static void get_start(struct rpc *self)
@@ -152,12 +170,18 @@ static void get_start(struct rpc *self)
     if (after_ns > get.call.after_ns)
         get.call.after_ns = after_ns;
     get.call.admin = auth_internal(get.key, get.key_size);
-    sluice_get(gateway__client(self->shared->gateway), &get, got, self);
+    sluice_get(gateway__client(self->shared->gateway), &get, get_done, self);
 }
 
-static void listed(void *arg, const struct sluice_answer *answer)
+static enum sluice_status list_pack(const struct rpc *self, const struct sluice_answer *answer, struct rpc_message *out)
 {
-    reply(arg, answer, convert_list_answer);
+    (void)self;
+    return convert_list_answer(answer, &out->head);
+}
+
+static void list_done(void *arg, const struct sluice_answer *answer)
+{
+    reply(arg, answer, list_pack);
 }
 
 static void list_start(struct rpc *self)
@@ -168,12 +192,19 @@ static void list_start(struct rpc *self)
         return;
     list.call = rpc_call(self);
     list.call.admin = auth_internal(list.prefix, list.prefix_size);
-    sluice_list(gateway__client(self->shared->gateway), &list, listed, self);
+    sluice_list(gateway__client(self->shared->gateway), &list, list_done, self);
 }
 
-static void snapshot_taken(void *arg, const struct sluice_answer *answer)
+static enum sluice_status snapshot_pack(const struct rpc *self, const struct sluice_answer *answer,
+                                        struct rpc_message *out)
 {
-    reply(arg, answer, convert_snapshot_answer);
+    (void)self;
+    return convert_snapshot_answer(answer, &out->head);
+}
+
+static void snapshot_done(void *arg, const struct sluice_answer *answer)
+{
+    reply(arg, answer, snapshot_pack);
 }
 
 static bool snapshot_refused(struct rpc *self, struct sluice_snapshot *snapshot)
@@ -210,7 +241,7 @@ static void snapshot_start(struct rpc *self)
         goto done;
     snapshot.call = rpc_call(self);
     if (!snapshot_refused(self, &snapshot))
-        sluice_snapshot(gateway__client(self->shared->gateway), &snapshot, snapshot_taken, self);
+        sluice_snapshot(gateway__client(self->shared->gateway), &snapshot, snapshot_done, self);
 done:
     free(names);
     free(sizes);

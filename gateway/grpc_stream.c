@@ -144,6 +144,7 @@ static void history_gone(struct rpc *rpc)
 
 struct watch {
     struct sluice_watch *watch;
+    bool values;
     bool paused;
 };
 
@@ -161,7 +162,7 @@ static void watch_event(void *arg, const struct sluice_watch_event *event)
         return;
     }
     struct rpc_message message = {0};
-    enum sluice_status status = convert_watch_event(event, &message);
+    enum sluice_status status = convert_watch_event(event, self->values, &message);
     if (status != SLUICE_OK) {
         rpc_message_free(&message);
         sluice_watch_stop(self->watch);
@@ -231,6 +232,7 @@ static void watch_start(struct rpc *rpc)
         rpc_fail(rpc, SLUICE_MEMORY, NULL);
         return;
     }
+    self->values = options.values;
     rpc->state = self;
     status = sluice_watch_start(gateway__client(rpc->shared->gateway), &options, watch_event, rpc, &self->watch, text);
     if (status != SLUICE_OK)

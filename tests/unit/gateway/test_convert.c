@@ -316,7 +316,7 @@ Test(convert, a_watch_event_nests_its_object)
     in.data_size = in.size = 300;
     struct sluice_watch_event event = {.type = SLUICE_WATCH_PUT, .object = &in, .cursor = "here", .closed_ns = 77};
     struct rpc_message message = {0};
-    cr_assert_eq(convert_watch_event(&event, &message), SLUICE_OK);
+    cr_assert_eq(convert_watch_event(&event, true, &message), SLUICE_OK);
     cr_assert_eq(message.value, value);
     struct bytes packed = whole(&message);
     Sluice__V1__WatchEvent *out = sluice__v1__watch_event__unpack(NULL, packed.size, packed.data);
@@ -333,24 +333,29 @@ Test(convert, a_watch_event_nests_its_object)
 
 Test(convert, a_large_value_is_left_out_of_a_watch_event)
 {
-    struct sluice_object in = object("k", "");
-    in.size = in.data_size = CONVERT_WATCH_VALUE_MAX + 1;
-    struct sluice_watch_event event = {.type = SLUICE_WATCH_PUT, .object = &in};
-    struct rpc_message message = {0};
-    cr_assert_eq(convert_watch_event(&event, &message), SLUICE_OK);
-    cr_assert_null(message.value);
-    Sluice__V1__WatchEvent *out = sluice__v1__watch_event__unpack(NULL, message.head.size, message.head.data);
-    cr_assert(out != NULL && out->object->truncated && out->object->data.len == 0);
-    cr_assert_eq(out->object->size, CONVERT_WATCH_VALUE_MAX + 1);
-    sluice__v1__watch_event__free_unpacked(out, NULL);
-    rpc_message_free(&message);
+    /* Nodes send the larger ones without their values. */
+    for (int sent = 0; sent < 2; sent++)
+        for (int wanted = 0; wanted < 2; wanted++) {
+            struct sluice_object in = object("k", "");
+            in.size = CONVERT_WATCH_VALUE_MAX + 1;
+            in.data_size = sent ? in.size : 0;
+            struct sluice_watch_event event = {.type = SLUICE_WATCH_PUT, .object = &in};
+            struct rpc_message message = {0};
+            cr_assert_eq(convert_watch_event(&event, wanted, &message), SLUICE_OK);
+            cr_assert_null(message.value);
+            Sluice__V1__WatchEvent *out = sluice__v1__watch_event__unpack(NULL, message.head.size, message.head.data);
+            cr_assert(out != NULL && out->object->truncated == wanted && out->object->data.len == 0);
+            cr_assert_eq(out->object->size, CONVERT_WATCH_VALUE_MAX + 1);
+            sluice__v1__watch_event__free_unpacked(out, NULL);
+            rpc_message_free(&message);
+        }
 }
 
 Test(convert, progress_is_a_time_and_a_cursor)
 {
     struct sluice_watch_event event = {.type = SLUICE_WATCH_PROGRESS, .cursor = "here", .closed_ns = 77};
     struct rpc_message message = {0};
-    cr_assert_eq(convert_watch_event(&event, &message), SLUICE_OK);
+    cr_assert_eq(convert_watch_event(&event, true, &message), SLUICE_OK);
     Sluice__V1__WatchEvent *out = sluice__v1__watch_event__unpack(NULL, message.head.size, message.head.data);
     cr_assert(out != NULL && out->type == SLUICE__V1__WATCH_EVENT__TYPE__PROGRESS && out->object == NULL);
     cr_assert_eq(out->closed_ns, 77);
@@ -364,17 +369,30 @@ Test(convert, answers_to_writes_tell_version_and_durability)
     struct sluice_answer answer = {.objects = objects, .object_count = 2, .replayed = true, .durable = true};
     objects[0].size = 12;
     struct bytes packed = {0};
-    cr_assert_eq(convert_written(&answer, &packed), SLUICE_OK);
+    cr_assert_eq(convert_written(&answer, false, &packed), SLUICE_OK);
     Sluice__V1__Written *written = sluice__v1__written__unpack(NULL, packed.size, packed.data);
     cr_assert(written != NULL && written->version == 3 && written->revision == 40 && written->size == 12);
-    cr_assert(written->replayed && written->durable && written->epoch == 1);
+    cr_assert(written->replayed && written->durable && written->epoch == 1 && !written->created);
     sluice__v1__written__free_unpacked(written, NULL);
     bytes_free(&packed);
 
-    cr_assert_eq(convert_batch_answer(&answer, &packed), SLUICE_OK);
+    Sluice__V1__PutRequest put = SLUICE__V1__PUT_REQUEST__INIT;
+    Sluice__V1__DeleteRequest delete = SLUICE__V1__DELETE_REQUEST__INIT;
+    Sluice__V1__Operation first = SLUICE__V1__OPERATION__INIT, second = SLUICE__V1__OPERATION__INIT;
+    Sluice__V1__Operation *operations[] = {&first, &second};
+    Sluice__V1__BatchRequest request = SLUICE__V1__BATCH_REQUEST__INIT;
+    put.if_absent = 1;
+    first.kind_case = SLUICE__V1__OPERATION__KIND_PUT;
+    first.put = &put;
+    second.kind_case = SLUICE__V1__OPERATION__KIND_DELETE;
+    second.delete_ = &delete;
+    request.n_operations = 2;
+    request.operations = operations;
+    cr_assert_eq(convert_batch_answer(&answer, &request, &packed), SLUICE_OK);
     Sluice__V1__BatchResponse *batch = sluice__v1__batch_response__unpack(NULL, packed.size, packed.data);
     cr_assert(batch != NULL && batch->n_results == 2 && batch->revision == 40 && batch->time_ns == 1000);
     cr_assert_str_eq(batch->results[1]->key, "b");
+    cr_assert(batch->results[0]->created && !batch->results[1]->created);
     sluice__v1__batch_response__free_unpacked(batch, NULL);
     bytes_free(&packed);
 }
