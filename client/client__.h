@@ -199,7 +199,8 @@ struct route {
     uint64_t refused;      /* nodes that said so since: bit of the node's number */
     struct list parked;    /* asks that wait until somebody leads; one at a time is sent to find out */
     struct timer retry;
-    struct ask *probe; /* finds out whether somebody else leads by now, while a leader does not answer */
+    struct ask *probe; /* finds out whether somebody else leads by now, while node `silent` does not answer */
+    uint16_t silent;
     bool gone;         /* the map has it no more */
 };
 

@@ -300,9 +300,9 @@ static void probed(struct ask *ask, const struct reply *reply)
         leader = (uint16_t)reply->header->node;
     self->probe = NULL;
     free(ask);
-    if (leader == 0 || leader == self->leader)
+    if (leader == 0 || leader == self->silent)
         return;
-    struct peer *silent = link__peer(self->client, self->leader);
+    struct peer *silent = link__peer(self->client, self->silent);
     LOG_DEBUG("client", "shard %u is led by node %u now", self->id, leader);
     route__leads(self, leader);
     if (silent == NULL)
@@ -327,7 +327,7 @@ void route__probe(struct route *self, const struct peer *silent)
     const struct map_shard *shard = NULL;
     size_t count = replica_count(self, &shard);
     struct peer *other = NULL;
-    if (self->probe != NULL || self->id == MAP_GROUP || self->leader != silent->node)
+    if (self->probe != NULL || self->id == MAP_GROUP)
         return;
     for (size_t i = 0; i < count && other == NULL; i++) {
         other = replica_peer(self, shard, (self->turn + i) % count);
@@ -350,6 +350,7 @@ void route__probe(struct route *self, const struct peer *silent)
     ask->done = probed;
     ask->owner = self;
     self->probe = ask;
+    self->silent = silent->node;
     ask__start(ask);
 }
 
