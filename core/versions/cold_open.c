@@ -17,6 +17,8 @@
 #define OPEN_FILES_MAX     512
 #define INFO_LOG_BYTES     (1u << 20)
 #define INFO_LOG_FILES     2u
+#define SORTED_RUNS        8 /* more of them cost reads, fewer cost writes */
+#define MERGE_WIDTH        4
 #define BLOOM_BITS         10
 
 enum sluice_status cold__error(const char *what, char *error)
@@ -94,10 +96,14 @@ static rocksdb_options_t *make_options(const struct cold *self, uint32_t blob_by
     rocksdb_options_set_enable_blob_files(options, 1);
     rocksdb_options_set_min_blob_size(options, blob_bytes_min);
     rocksdb_options_set_blob_file_size(options, BLOB_FILE_BYTES);
-    rocksdb_options_set_enable_blob_gc(options, 1);
     rocksdb_options_set_blob_cache(options, self->cache);
     /* What is left in the tables is small and rewritten by every compaction: size-tiered ones write the least. */
     rocksdb_options_set_compaction_style(options, rocksdb_universal_compaction);
+    rocksdb_universal_compaction_options_t *universal = rocksdb_universal_compaction_options_create();
+    rocksdb_universal_compaction_options_set_min_merge_width(universal, MERGE_WIDTH);
+    rocksdb_options_set_universal_compaction_options(options, universal);
+    rocksdb_universal_compaction_options_destroy(universal);
+    rocksdb_options_set_level0_file_num_compaction_trigger(options, SORTED_RUNS);
     rocksdb_options_set_prefix_extractor(
         options, rocksdb_slicetransform_create(NULL, prefix_destroy, prefix_of, prefix_has, prefix_is, prefix_name));
     rocksdb_options_set_memtable_prefix_bloom_size_ratio(options, 0.02);

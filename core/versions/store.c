@@ -51,9 +51,12 @@ enum sluice_status store_open(const struct store_options *options, struct store 
     self->news_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (self->news_fd < 0)
         goto fail;
+    self->path = strdup(options->path);
+    if (self->path == NULL)
+        goto fail_after_fd;
     status = queue_create(QUEUE_CAPACITY, &self->queue);
     if (status != SLUICE_OK)
-        goto fail_after_fd;
+        goto fail_after_path;
     status = cold_open(&self->cold, options, error, error_size);
     if (status != SLUICE_OK)
         goto fail_after_queue;
@@ -72,6 +75,8 @@ fail_after_cold:
     cold_close(&self->cold);
 fail_after_queue:
     queue_destroy(self->queue);
+fail_after_path:
+    free(self->path);
 fail_after_fd:
     close(self->news_fd);
 fail:
@@ -92,11 +97,13 @@ void store_close(struct store *self)
     pthread_cond_signal(&self->flush_wanted);
     pthread_mutex_unlock(&self->mutex);
     pthread_join(self->flush_thread, NULL);
+    store__reclaim_stop(self);
     store__flush_now(self);
     rocksdb_writeoptions_destroy(self->write_options);
     rocksdb_writebatch_destroy(self->batch);
     cold_close(&self->cold);
     queue_destroy(self->queue);
+    free(self->path);
     close(self->news_fd);
     pthread_cond_destroy(&self->flush_wanted);
     pthread_cond_destroy(&self->progress);

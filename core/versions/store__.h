@@ -1,4 +1,4 @@
-/* The store's inside: queue, index thread, flush thread. Private to store.c, store_index.c and store_item.c. */
+/* The store's inside: queue, index thread, flush thread. Private to the files store*.c. */
 #ifndef VERSIONS_STORE___H
 #define VERSIONS_STORE___H
 
@@ -70,6 +70,9 @@ struct store {
     uint64_t waiters;     /* for room */
     uint64_t since_flush; /* bytes written */
     bool flush_asked, flush_runs, stop;
+    bool reclaim_started, reclaim_runs, reclaim_again;
+    pthread_t reclaim_thread;
+    char *path;
     struct store_item stop_item, flush_item; /* the latter is queued at most once */
     atomic_bool flush_queued;
     /* The index thread's. */
@@ -86,6 +89,9 @@ void *store__flush_run(void *arg);
 /* Keeps the first error, and wakes everybody who waits. */
 void store__fail(struct store *self, enum sluice_status status);
 void store__ring_news(struct store *self);
+/* store_reclaim.c: has the space of what was erased given back, some time; before the store closes, gives that up. */
+void store__reclaim(struct store *self);
+void store__reclaim_stop(struct store *self);
 /* Waits until all that was written is durable. */
 void store__flush_now(struct store *self);
 

@@ -115,7 +115,7 @@ void store__flush_now(struct store *self)
         store__fail(self, cold__error("flushing", failure));
 }
 
-/* Drops all keys of the group: marked as gone durably, then whole files at once, the rest by compactions. */
+/* Drops all keys of the group, durably: marked as gone here, and by and by from the disk. */
 static void erase_group(struct store *self, uint32_t group)
 {
     static const char kinds[] = {'E', 'I', 'S', 'F', 'M'};
@@ -133,17 +133,7 @@ static void erase_group(struct store *self, uint32_t group)
         return;
     }
     store__flush_now(self);
-    for (size_t i = 0; i < sizeof(kinds) && !failed(self); i++) {
-        cold_key from, to;
-        size_t size = cold__head(from, kinds[i], group);
-        cold__head(to, (char)(kinds[i] + (group == UINT32_MAX)), group + 1);
-        rocksdb_suggest_compact_range(self->cold.db, (const char *)from, size, (const char *)to, size, &failure);
-        if (failure != NULL) {
-            LOG_WARN("store", "group=%u is erased, but its space is not asked back: %s", group, failure);
-            rocksdb_free(failure);
-            failure = NULL;
-        }
-    }
+    store__reclaim(self);
 }
 
 static void control(struct store *self, struct store_item *item)

@@ -564,6 +564,60 @@ Test(store, a_writer_faster_than_the_index_waits_and_loses_nothing, .timeout = 6
     twin_remove(path);
 }
 
+static uint64_t bytes_in(const char *path)
+{
+    uint64_t bytes = 0;
+    DIR *directory = opendir(path);
+    struct dirent *entry;
+    while ((entry = readdir(directory)) != NULL) {
+        struct stat found;
+        if (fstatat(dirfd(directory), entry->d_name, &found, 0) == 0 && S_ISREG(found.st_mode))
+            bytes += (uint64_t)found.st_size;
+    }
+    closedir(directory);
+    return bytes;
+}
+
+Test(store, the_space_of_an_erased_group_is_given_back_and_its_neighbour_stays_whole, .timeout = 60)
+{
+    char path[64];
+    twin_directory(path);
+    struct store *store = open_store(path);
+    struct versions *kept = open_versions(store, GROUP, EPOCH), *erased = open_versions(store, GROUP + 1, EPOCH);
+    for (int i = 0; i < 1000; i++) {
+        cr_assert_eq(apply_numbered(kept, GROUP, 10000), SLUICE_OK);
+        cr_assert_eq(apply_numbered(erased, GROUP + 1, 20000), SLUICE_OK);
+    }
+    struct news news = {0};
+    store_flush(store);
+    cr_assert(wait_news(store, &news, 1000, 1000));
+    uint64_t before = bytes_in(path), after = before;
+    cr_assert_gt(before, 30000000);
+    cr_assert_eq(versions_erase(erased), SLUICE_OK);
+    for (int i = 0; i < 200 && after > before / 2; i++) {
+        usleep(50000);
+        after = bytes_in(path);
+    }
+    cr_assert_leq(after, before / 2, "%llu of %llu bytes stayed", (unsigned long long)after, (unsigned long long)before);
+    check_all(kept);
+    cr_assert_eq(apply_numbered(erased, GROUP + 1, 100), SLUICE_OK);
+    /* Closing in the middle of it is no harm. */
+    for (int i = 0; i < 500; i++)
+        cr_assert_eq(apply_numbered(erased, GROUP + 1, 20000), SLUICE_OK);
+    cr_assert_eq(versions_erase(erased), SLUICE_OK);
+    cr_assert_eq(versions_erase(erased), SLUICE_OK);
+    versions_destroy(kept);
+    versions_destroy(erased);
+    store_close(store);
+    store = open_store(path);
+    kept = open_versions(store, GROUP, EPOCH);
+    cr_assert_eq(versions_applied(kept, NULL), 1000);
+    check_all(kept);
+    versions_destroy(kept);
+    store_close(store);
+    twin_remove(path);
+}
+
 Test(store, free_space_is_told)
 {
     uint64_t total, bytes = store_free_bytes("/tmp", &total);
