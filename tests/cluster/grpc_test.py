@@ -704,6 +704,34 @@ def test_a_watch_moves_on_to_another_gateway_when_its_own_stops():
     again.stop()
 
 
+def test_a_gateway_that_stops_ends_every_call_that_is_under_way_and_leaves_cleanly():
+    never = threading.Event()
+
+    def half(message):
+        yield message
+        never.wait(30)
+
+    with another_gateway() as (process, port):
+        leaving = Client(f"127.0.0.1:{port}")
+        leaving.health.Check(health_pb.HealthCheckRequest(), timeout=20, wait_for_ready=True)
+        reflection = reflect_rpc.ServerReflectionStub(leaving.channel).ServerReflectionInfo(half(reflect_pb.ServerReflectionRequest(list_services="")))
+        next(reflection)
+        health = leaving.health.Watch(health_pb.HealthCheckRequest())
+        next(health)
+        waits = leaving.store.Get.future(pb.GetRequest(key="ends/a", at_ns=now_ns() + 3600 * 10**9), timeout=50)
+        upload = leaving.lambdas.Upload.future(half(pb.UploadRequest(name="half", file=b"x" * 100_000)))
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.kill(signal.SIGTERM)
+        assert time.monotonic() - began < 10 and process.child.returncode == 0
+        for stream in (reflection, health):
+            with fails(CODE.UNAVAILABLE):
+                list(stream)
+        assert upload.code() == CODE.UNAVAILABLE
+        assert waits.code() in (CODE.UNAVAILABLE, CODE.DEADLINE_EXCEEDED) and dict(waits.trailing_metadata()).get("sluice-code"), waits
+        never.set()
+
+
 def test_an_idle_gateway_with_open_connections_uses_no_cpu():
     with another_gateway() as (process, port):
         idle = [Client(f"127.0.0.1:{port}") for _ in range(10)]
@@ -718,6 +746,12 @@ def test_an_idle_gateway_with_open_connections_uses_no_cpu():
         assert ticks() - before <= 4, f"{ticks() - before} hundredths of a second in four"
 
 
+def test_the_gateway_of_all_these_tests_ends_cleanly():
+    client()
+    CLUSTER.gateway.kill(signal.SIGTERM)
+    assert CLUSTER.gateway.child.returncode == 0, pathlib.Path(CLUSTER.gateway.log).read_text()[-2000:]
+
+
 def client_address():
     client()
     return os.environ.get("SLUICE_GRPC") or f"127.0.0.1:{CLUSTER.grpc_port}"
@@ -728,5 +762,5 @@ if __name__ == "__main__":
         run_tests(dict(globals()))
     finally:
         if CLUSTER is not None:
-            CLUSTER.stop()
+            CLUSTER.__exit__(None, None, None)
         STUBS.cleanup()
