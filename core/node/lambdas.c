@@ -221,6 +221,8 @@ void lambdas__round(struct node *node)
     struct node__lambdas *self = node->lambdas;
     if (self->closed)
         return;
+    /* Workers that find this stale ask whether the node still leads before they send anything. */
+    lambda_host_alive(self->host);
     if (atomic_exchange(&self->changed, false))
         sync_feeds(self);
     if (atomic_exchange(&self->room, false))
