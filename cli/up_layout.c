@@ -34,7 +34,7 @@ void up_address(const struct up *self, unsigned node, char out[UP_ADDRESS_BYTES]
     char *path = up_path(self, "node%u.sock", node);
     if (self->tcp)
         snprintf(out, UP_ADDRESS_BYTES, "tcp:127.0.0.1:%u", (unsigned)self->ports[node - 1]);
-    else if (strlen(path) <= SHM_NAME_MAX)
+    else if (strlen(path) <= SHM_NAME_MAX && strchr(path, ',') == NULL) /* a comma ends an address in a list of them */
         snprintf(out, UP_ADDRESS_BYTES, "shm:%s", path);
     else
         snprintf(out, UP_ADDRESS_BYTES, "shm:%s-%u", self->cluster, node);

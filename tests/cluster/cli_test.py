@@ -528,6 +528,15 @@ def test_up_starts_nodes_and_a_gateway_that_know_each_other_and_stops_them_all()
             assert "\x1b" not in up.output()
 
 
+def test_up_works_in_a_directory_of_any_name():
+    with tempfile.TemporaryDirectory() as directory:
+        for name in ("a,b = c", "long-" * 30):
+            with Up(directory, "--nodes", "3", "--data", name) as up:
+                up.wait(lambda: "Ctrl-C stops it" in up.output(), "no greeting came")
+                addresses = {options_of(each[2], "--listen")[0] for each in up.started()[-4:] if each[0] == "sluiced"}
+                assert len(addresses) == 3 and all(re.fullmatch(r"shm:sluice-up-[0-9a-f]{16}-[123]", address) for address in addresses), addresses
+
+
 def test_up_over_tcp_takes_free_ports_and_the_same_ones_again():
     seen = []
     with tempfile.TemporaryDirectory() as directory:
