@@ -5,6 +5,15 @@
 
 #include "client/client__.h"
 
+/* The reply names the map that has the change; an earlier one may have some other change that ours had not seen. */
+static void answered(struct ask *ask, const struct reply *reply)
+{
+    struct change *self = LIST__OF(ask, struct change, ask);
+    if (reply->status == SLUICE_OK && reply->header != NULL && reply->header->map_epoch > self->epoch)
+        self->epoch = reply->header->map_epoch - 1;
+    self->done(ask, reply);
+}
+
 bool change__send(struct change *self, struct job *job, void *document,
                   void (*done)(struct ask *ask, const struct reply *reply))
 {
@@ -14,7 +23,8 @@ bool change__send(struct change *self, struct job *job, void *document,
     if (self->text == NULL)
         return false;
     self->epoch = job->client->map == NULL ? 0 : job->client->map->epoch;
-    job__ask(job, &self->ask, WIRE_MAP_CHANGE, done);
+    self->done = done;
+    job__ask(job, &self->ask, WIRE_MAP_CHANGE, answered);
     self->ask.flags |= WIRE_FLAG_ADMIN;
     self->ask.target = ASK_SHARD;
     self->ask.shard = MAP_GROUP;

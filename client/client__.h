@@ -201,7 +201,7 @@ struct route {
     struct timer retry;
     struct ask *probe; /* finds out whether somebody else leads by now, while node `silent` does not answer */
     uint16_t silent;
-    bool gone;         /* the map has it no more */
+    bool gone; /* the map has it no more */
 };
 
 /* A cluster map that a node sent. */
@@ -474,7 +474,8 @@ void scan__skip(struct scan *self, const char *group, size_t size);
 struct change {
     struct ask ask;
     char *text;
-    uint64_t epoch; /* of our map when it was sent: the change shows in a later one */
+    uint64_t epoch; /* the change shows in a map later than this */
+    void (*done)(struct ask *ask, const struct reply *reply);
 };
 /* Takes `document` (jansson's, untyped here). False: no memory. */
 bool change__send(struct change *self, struct job *job, void *document,

@@ -36,7 +36,11 @@ enum sluice_status groups__map_apply(void *arg, const struct entry *entry, struc
                                      struct machine_outcome *outcome, char **reply)
 {
     struct node *self = arg;
-    return cluster_apply(self->cluster, entry, versions, outcome, reply);
+    enum sluice_status status = cluster_apply(self->cluster, entry, versions, outcome, reply);
+    /* The reply to whoever asked for the change names the map that has it. */
+    if (status == SLUICE_OK && cluster_map(self->cluster) != NULL)
+        host_set_map_epoch(self->host, cluster_map(self->cluster)->epoch);
+    return status;
 }
 
 static const struct map_replica *own_replica(const struct node *self, const struct map_shard *shard)
