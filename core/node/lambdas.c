@@ -183,8 +183,8 @@ void lambdas__role(void *arg, uint32_t group, uint64_t epoch, bool leading)
 {
     struct node *node = arg;
     struct node__lambdas *self = node->lambdas;
-    if (self == NULL)
-        return;
+    if (self == NULL || group == MAP_GROUP)
+        return; /* the map group holds no objects */
     if (leading) {
         if (self->led_count == self->led_capacity) {
             size_t capacity = self->led_capacity == 0 ? 16 : self->led_capacity * 2;
