@@ -665,7 +665,8 @@ static void methods_create(struct gateway_grpc *self)
         const struct rpc_method *methods;
         const size_t *count;
     } tables[] = {{rpc_store_methods, &rpc_store_method_count},
-                  {rpc_stream_methods, &rpc_stream_method_count},
+                  {rpc_history_methods, &rpc_history_method_count},
+                  {rpc_watch_methods, &rpc_watch_method_count},
                   {rpc_control_methods, &rpc_control_method_count},
                   {rpc_public_methods, &rpc_public_method_count}};
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)

@@ -63,8 +63,10 @@ struct rpc_method {
     /* Any thread, last of all: frees `state` where it is not NULL. */
     void (*release)(void *state);
 };
-extern const struct rpc_method rpc_store_methods[], rpc_stream_methods[], rpc_control_methods[], rpc_public_methods[];
-extern const size_t rpc_store_method_count, rpc_stream_method_count, rpc_control_method_count, rpc_public_method_count;
+extern const struct rpc_method rpc_store_methods[], rpc_history_methods[], rpc_watch_methods[];
+extern const struct rpc_method rpc_control_methods[], rpc_public_methods[];
+extern const size_t rpc_store_method_count, rpc_history_method_count, rpc_watch_method_count;
+extern const size_t rpc_control_method_count, rpc_public_method_count;
 
 /* What all calls share. */
 struct rpc_shared {
@@ -76,6 +78,7 @@ struct rpc_shared {
 
     /* The loop's thread's. */
     struct rpc *started; /* and not finished */
+    struct rpc_hub *hubs;
     struct rpc *health_watchers;
     struct gateway_timer health_timer;
 

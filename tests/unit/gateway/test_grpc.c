@@ -118,16 +118,22 @@ static const char *get(const char *key, struct grpc_result *result)
     return status == OK ? data : NULL;
 }
 
-static struct grpc_stream *watch_with(struct grpc_client *which, const char *prefix)
+static struct grpc_stream *watch_from(struct grpc_client *which, const char *prefix, const char *cursor)
 {
     Sluice__V1__WatchRequest request = SLUICE__V1__WATCH_REQUEST__INIT;
     request.pattern_case = SLUICE__V1__WATCH_REQUEST__PATTERN_PREFIX;
     request.prefix = TEXT(prefix);
+    request.from = TEXT(cursor);
     request.data = 1;
     struct grpc_stream *stream = grpc_stream_open(which, "/sluice.v1.Store/Watch", 0);
     grpc_stream_write(stream, &request.base);
     grpc_stream_write_end(stream);
     return stream;
+}
+
+static struct grpc_stream *watch_with(struct grpc_client *which, const char *prefix)
+{
+    return watch_from(which, prefix, "");
 }
 
 /* The next change, past progress; false at the end. The caller frees it. */
@@ -336,29 +342,99 @@ Test(grpc, a_watch_stands_once_its_headers_are_there, .init = start, .fini = end
     cr_assert(waits_for(fake_watch_count, 0), "the store still has the watch");
 }
 
-Test(grpc, a_watch_that_is_not_read_is_paused_and_misses_nothing, .init = start, .fini = end)
+enum { CHANGES = 400, CHANGE_BYTES = 8000 };
+
+static void make_changes(void)
 {
-    enum { CHANGES = 400, BYTES = 8000 };
-    static char data[BYTES];
-    struct grpc_client *slow = grpc_client_open(gateway_grpc_listen_port(gateway), true);
-    struct grpc_stream *stream = watch_with(slow, "farm/");
-    Sluice__V1__WatchEvent *event;
-    cr_assert(grpc_stream_headers(stream));
+    static char data[CHANGE_BYTES];
     for (int i = 0; i < CHANGES; i++) {
         memset(data, 'a' + i % 26, sizeof(data));
         fake_put("farm/cow", data, sizeof(data));
     }
-    cr_assert(waits_for(fake_paused_count, 1), "the store's watch is not paused");
-    for (int i = 0; i < CHANGES; i++) {
+}
+
+static void read_changes(struct grpc_stream *stream, int first)
+{
+    Sluice__V1__WatchEvent *event;
+    for (int i = first; i < CHANGES; i++) {
         cr_assert(next_change(stream, &event), "ended after %d changes", i);
-        cr_assert_eq(event->object->version, (uint64_t)i + 1);
-        cr_assert(event->object->data.len == BYTES && event->object->data.data[BYTES - 1] == 'a' + i % 26);
+        cr_assert_eq(event->object->version, (uint64_t)i + 1, "%d", i);
+        cr_assert(event->object->data.len == CHANGE_BYTES &&
+                  event->object->data.data[CHANGE_BYTES - 1] == 'a' + i % 26);
         sluice__v1__watch_event__free_unpacked(event, NULL);
     }
+}
+
+Test(grpc, clients_that_watch_the_same_share_a_watch, .init = start, .fini = end)
+{
+    struct grpc_stream *streams[5], *other = watch_with(client, "fa");
+    cr_assert(grpc_stream_headers(other));
+    for (int i = 0; i < 5; i++) {
+        streams[i] = watch_with(client, "farm/");
+        cr_assert(grpc_stream_headers(streams[i]));
+    }
+    cr_assert_eq(fake_watch_count(), 2);
+    make_changes();
+    for (int i = 0; i < 5; i++)
+        read_changes(streams[i], 0);
+    for (int i = 0; i < 5; i++) {
+        grpc_stream_cancel(streams[i]);
+        cr_assert_eq(grpc_stream_close(streams[i], NULL), CANCELLED);
+    }
+    cr_assert(waits_for(fake_watch_count, 1));
+    read_changes(other, 0);
+    grpc_stream_cancel(other);
+    grpc_stream_close(other, NULL);
+}
+
+Test(grpc, a_watch_that_is_not_read_holds_up_nobody_and_misses_nothing, .init = start, .fini = end)
+{
+    struct grpc_client *slow = grpc_client_open(gateway_grpc_listen_port(gateway), true);
+    struct grpc_stream *stream = watch_with(slow, "farm/"), *fast = watch_with(client, "farm/");
+    cr_assert(grpc_stream_headers(stream) && grpc_stream_headers(fast));
+    cr_assert_eq(fake_watch_count(), 1);
+    make_changes();
+    read_changes(fast, 0);
+    read_changes(stream, 0);
+    /* It has a watch of its own by now. */
+    cr_assert_eq(fake_watch_count(), 2);
+    grpc_stream_cancel(stream);
+    grpc_stream_close(stream, NULL);
+    cr_assert(waits_for(fake_watch_count, 1));
+    grpc_stream_cancel(fast);
+    grpc_stream_close(fast, NULL);
+    grpc_client_close(slow);
+}
+
+Test(grpc, a_watch_from_a_cursor_is_paused_while_it_is_not_read, .init = start, .fini = end)
+{
+    struct grpc_client *slow = grpc_client_open(gateway_grpc_listen_port(gateway), true);
+    struct grpc_stream *first = watch_with(client, "farm/");
+    Sluice__V1__WatchEvent *event;
+    cr_assert(grpc_stream_headers(first));
+    make_changes();
+    cr_assert(next_change(first, &event));
+    struct grpc_stream *stream = watch_from(slow, "farm/", event->cursor);
+    sluice__v1__watch_event__free_unpacked(event, NULL);
+    grpc_stream_cancel(first);
+    grpc_stream_close(first, NULL);
+    cr_assert(waits_for(fake_paused_count, 1), "the store's watch is not paused");
+    read_changes(stream, 1);
     cr_assert(waits_for(fake_paused_count, 0), "the store's watch is still paused");
     grpc_stream_cancel(stream);
     grpc_stream_close(stream, NULL);
+    cr_assert(waits_for(fake_watch_count, 0));
     grpc_client_close(slow);
+}
+
+Test(grpc, a_watch_that_reaches_no_shards_is_given_up, .init = start, .fini = end)
+{
+    struct grpc_result result;
+    fake_mute_watches(true);
+    struct grpc_stream *stream = watch_with(client, "farm/");
+    cr_assert_eq(grpc_stream_close(stream, &result), UNAVAILABLE);
+    cr_assert_str_eq(result.code, "unavailable");
+    cr_assert(waits_for(fake_watch_count, 0));
 }
 
 Test(grpc, the_end_of_a_watch_says_why, .init = start, .fini = end)
