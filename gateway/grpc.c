@@ -25,8 +25,7 @@
 
 /* Calls of one method that may arrive before the thread has taken one: more wait inside gRPC. */
 #define SLOTS_PER_METHOD 4
-#define METHODS_MAX      24
-#define SLOTS_MAX        ((METHODS_MAX + 1) * SLOTS_PER_METHOD)
+#define SLOTS_MAX        (RPC_METHODS_MAX * SLOTS_PER_METHOD)
 
 #define CALLS_MAX          16384
 #define STREAMS_MAX        4096               /* of one connection */
@@ -43,6 +42,7 @@ struct slot {
     struct tag tag;
     struct gateway_grpc *server;
     const struct rpc_method *method; /* NULL: what no method is registered for */
+    struct rpc_figures *figures;
     void *registered;
     grpc_call *call;
     gpr_timespec deadline;
@@ -335,6 +335,7 @@ void rpc_finish(struct rpc *rpc, const struct rpc_outcome *outcome, struct rpc_m
     self->rpc.over = true;
     advance(self);
     pthread_mutex_unlock(&self->lock);
+    atomic_fetch_add_explicit(&rpc->figures->ended[sluice_status_grpc(outcome->status)], 1, memory_order_relaxed);
     rpc__unlink(rpc);
     rpc__unref(&self->rpc);
 }
@@ -545,7 +546,7 @@ static void call_create(struct slot *slot)
         grpc_call_unref(slot->call); /* cancels it */
         return;
     }
-    self->rpc = (struct rpc){.method = slot->method, .shared = &server->shared};
+    self->rpc = (struct rpc){.method = slot->method, .shared = &server->shared, .figures = slot->figures};
     self->server = server;
     self->call = slot->call;
     self->incoming = slot->payload;
@@ -644,6 +645,9 @@ static grpc_server *server_create(void)
 static void slots_create(struct gateway_grpc *self, const struct rpc_method *method)
 {
     void *registered = NULL;
+    ASSERT(self->shared.figures_count < RPC_METHODS_MAX);
+    struct rpc_figures *figures = &self->shared.figures[self->shared.figures_count++];
+    figures->path = method != NULL ? method->path : "other";
     if (method != NULL) {
         registered = grpc_server_register_method(
             self->server, method->path, NULL,
@@ -653,7 +657,8 @@ static void slots_create(struct gateway_grpc *self, const struct rpc_method *met
     for (size_t i = 0; i < SLOTS_PER_METHOD; i++) {
         ASSERT(self->slot_count < SLOTS_MAX);
         struct slot *slot = &self->slots[self->slot_count++];
-        *slot = (struct slot){.tag.done = slot_done, .server = self, .method = method, .registered = registered};
+        *slot = (struct slot){
+            .tag.done = slot_done, .server = self, .method = method, .figures = figures, .registered = registered};
         grpc_metadata_array_init(&slot->metadata);
         grpc_call_details_init(&slot->details);
     }
@@ -708,6 +713,11 @@ void gateway_grpc_drain(struct gateway_grpc *self)
 {
     shut_down(self);
     rpc__gone_all(&self->shared);
+}
+
+void gateway_grpc_metrics(const struct gateway_grpc *self, struct emit *out)
+{
+    rpc__metrics(&self->shared, atomic_load(&self->calls), out);
 }
 
 bool gateway_grpc_idle(const struct gateway_grpc *self)

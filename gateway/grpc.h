@@ -18,6 +18,10 @@ enum sluice_status gateway_grpc_start(struct gateway *gateway, const char *addre
 /* The port listened on. */
 uint16_t gateway_grpc_port(const struct gateway_grpc *self);
 
+/* Prometheus text: how calls ended, what is under way. Any thread. */
+struct emit;
+void gateway_grpc_metrics(const struct gateway_grpc *self, struct emit *out);
+
 /* The loop's thread: takes no further calls and ends the streams; other calls go on. */
 void gateway_grpc_drain(struct gateway_grpc *self);
 /* Is no call under way? */

@@ -15,6 +15,7 @@
 #include "api/sluice.h"
 #include "core/base/buf.h"
 #include "gateway/auth.h"
+#include "gateway/emit.h"
 #include "gateway/service__.h"
 
 /* Of a request besides its value: names, types, conditions. */
@@ -68,8 +69,18 @@ extern const struct rpc_method rpc_control_methods[], rpc_public_methods[];
 extern const size_t rpc_store_method_count, rpc_history_method_count, rpc_watch_method_count;
 extern const size_t rpc_control_method_count, rpc_public_method_count;
 
+/* How the calls of one method ended, by gRPC's code. */
+#define RPC_METHODS_MAX 24 /* unknown ones are one of them */
+#define RPC_CODES       17
+struct rpc_figures {
+    const char *path;
+    atomic_ullong ended[RPC_CODES];
+};
+
 /* What all calls share. */
 struct rpc_shared {
+    struct rpc_figures figures[RPC_METHODS_MAX];
+    size_t figures_count;
     struct gateway *gateway;
     const struct auth *auth;
     size_t value_bytes_max;
@@ -92,6 +103,7 @@ struct rpc_shared {
 struct rpc {
     const struct rpc_method *method; /* NULL: unknown */
     struct rpc_shared *shared;
+    struct rpc_figures *figures;
     const struct auth_subject *subject;
     ProtobufCMessage *request;  /* the latest one, unpacked */
     struct sluice_value *value; /* its value field; NULL: empty */
@@ -160,6 +172,9 @@ struct rpc_trailer {
 };
 size_t rpc__detail(const struct rpc_outcome *outcome, const char **out);
 size_t rpc__trailers(const struct rpc_outcome *outcome, struct rpc_trailer out[RPC_TRAILERS_MAX]);
+
+/* Prometheus text. */
+void rpc__metrics(const struct rpc_shared *shared, unsigned calls, struct emit *out);
 
 /* Whether gRPC may listen on `address`, and the PEM texts that it then serves with (NULL: no TLS; the gateway's).
  * INVALID with a sentence in `error`. */

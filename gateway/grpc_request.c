@@ -134,3 +134,36 @@ size_t rpc__trailers(const struct rpc_outcome *outcome, struct rpc_trailer out[R
     ASSERT(count <= RPC_TRAILERS_MAX);
     return count;
 }
+
+static void emit_line(struct emit *out, const char *name, const char *path, unsigned code, uint64_t value)
+{
+    emit_text(out, name);
+    if (path != NULL) {
+        emit_text(out, "{method=\"");
+        emit_text(out, path[0] == '/' ? path + 1 : path);
+        emit_text(out, "\",code=\"");
+        emit_u64(out, code);
+        emit_text(out, "\"}");
+    }
+    emit_char(out, ' ');
+    emit_u64(out, value);
+    emit_char(out, '\n');
+}
+
+void rpc__metrics(const struct rpc_shared *shared, unsigned calls, struct emit *out)
+{
+    emit_text(out, "# HELP sluice_grpc_calls_total Calls ended, by method and gRPC's code.\n"
+                   "# TYPE sluice_grpc_calls_total counter\n");
+    for (size_t i = 0; i < shared->figures_count; i++)
+        for (unsigned code = 0; code < RPC_CODES; code++) {
+            uint64_t count = atomic_load_explicit(&shared->figures[i].ended[code], memory_order_relaxed);
+            if (count > 0)
+                emit_line(out, "sluice_grpc_calls_total", shared->figures[i].path, code, count);
+        }
+    emit_text(out, "# HELP sluice_grpc_in_flight Calls under way, streams included.\n"
+                   "# TYPE sluice_grpc_in_flight gauge\n");
+    emit_line(out, "sluice_grpc_in_flight", NULL, 0, calls);
+    emit_text(out, "# HELP sluice_grpc_memory_bytes Requests under way.\n"
+                   "# TYPE sluice_grpc_memory_bytes gauge\n");
+    emit_line(out, "sluice_grpc_memory_bytes", NULL, 0, atomic_load(&shared->held_bytes));
+}

@@ -1,6 +1,7 @@
 /* How the gateway and the cluster are. */
 #include <string.h>
 
+#include "gateway/grpc.h"
 #include "gateway/http__.h"
 
 /* Compiled in, so that the description always is of this program. */
@@ -61,6 +62,8 @@ void status__metrics(struct request *request)
     struct sluice_figures figures = {0};
     sluice_figures(gateway->client, &figures);
     metrics_emit(&gateway->metrics, &figures, gateway->requests, gateway->memory, sluice_ready(gateway->client), &text);
+    if (gateway->grpc != NULL)
+        gateway_grpc_metrics(gateway->grpc, &text);
     reply__response(request, 200, reply__json_response(&text, "text/plain; version=0.0.4"));
 }
 

@@ -746,6 +746,20 @@ def test_an_idle_gateway_with_open_connections_uses_no_cpu():
         assert ticks() - before <= 4, f"{ticks() - before} hundredths of a second in four"
 
 
+def test_the_gateway_counts_calls_by_method_and_code():
+    each = client()
+
+    def count(method, code):
+        text = CLUSTER.http().call("GET", "/metrics").body.decode()
+        return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(f'sluice_grpc_calls_total{{method="{method}",code="{code}"}}'))
+    before = count("sluice.v1.Store/Get", 5), count("other", 12)
+    with fails(CODE.NOT_FOUND):
+        each.get("counted/none")
+    with fails(CODE.UNIMPLEMENTED):
+        raw(each, "/sluice.v1.Store/Nothing", b"")
+    assert (count("sluice.v1.Store/Get", 5), count("other", 12)) == (before[0] + 1, before[1] + 1)
+
+
 def test_the_gateway_of_all_these_tests_ends_cleanly():
     client()
     CLUSTER.gateway.kill(signal.SIGTERM)

@@ -143,3 +143,24 @@ Test(grpc_request, memory_of_requests_is_counted_until_they_end)
     cr_assert_not_null(strstr(why, "2 bytes"));
     rpc__request_free(&rpc);
 }
+
+Test(grpc_request, figures_are_prometheus_text)
+{
+    struct rpc_shared shared = {.figures_count = 2, .held_bytes = 77};
+    shared.figures[0].path = "/sluice.v1.Store/Put";
+    shared.figures[1].path = "other";
+    shared.figures[0].ended[0] = 5;
+    shared.figures[0].ended[9] = 1;
+    shared.figures[1].ended[12] = 2;
+    struct emit out = {0};
+    rpc__metrics(&shared, 3, &out);
+    emit_char(&out, '\0');
+    cr_assert_not(out.failed);
+    static const char *const lines[] = {"\nsluice_grpc_calls_total{method=\"sluice.v1.Store/Put\",code=\"0\"} 5\n",
+                                        "\nsluice_grpc_calls_total{method=\"sluice.v1.Store/Put\",code=\"9\"} 1\n",
+                                        "\nsluice_grpc_calls_total{method=\"other\",code=\"12\"} 2\n",
+                                        "\nsluice_grpc_in_flight 3\n", "\nsluice_grpc_memory_bytes 77\n"};
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
+        cr_assert_not_null(strstr((const char *)out.out.data, lines[i]), "%s", lines[i]);
+    emit_free(&out);
+}
