@@ -134,7 +134,7 @@ static void reply_written(struct request *request, const struct sluice_answer *a
         if (answer->replayed)
             reply__header(response, "Idempotency-Replayed", "true");
     }
-    bool created = request->method == METHOD_PUT && (object->version == 1 || absent_before);
+    bool created = request->method == METHOD_PUT && (object->created || absent_before);
     reply__response(request, created ? 201 : 200, response);
 }
 

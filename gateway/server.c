@@ -117,6 +117,8 @@ static void on_connection(void *arg, struct MHD_Connection *connection, void **c
         return;
     peer_leave(self, *context);
     self->metrics.connections--;
+    /* Where the limit of connections was reached, its next turn listens again. */
+    self->resumed = true;
     free(*context);
     *context = NULL;
 }

@@ -437,11 +437,13 @@ void sluice_process(struct sluice_client *client)
     (void)got;
     deliver(client, false);
     lock();
+    bool told = false;
     for (struct sluice_watch *watch = client->watches; watch != NULL && !fake.mute; watch = watch->next) {
+        told = told || !watch->dead;
         if (!watch->dead)
             run_watch(watch);
     }
-    if (client->watches == NULL || !fake.mute)
+    if (told)
         fake.end = SLUICE_OK;
     bury(client);
     unlock();

@@ -259,3 +259,112 @@ void http_expect(const struct server *self, int status, const char *method, cons
               headers != NULL ? headers : "", status, answer.status, answer.body);
     answer_free(&answer);
 }
+
+/* --- Streams ---------------------------------------------------------------------------------------------------- */
+
+static void append(char **text, size_t *size, const char *data, size_t more)
+{
+    *text = realloc(*text, *size + more + 1);
+    cr_assert_not_null(*text);
+    memcpy(*text + *size, data, more);
+    *size += more;
+    (*text)[*size] = '\0';
+}
+
+/* Undoes the encoding of what is there. */
+static void decode(struct http_stream *self)
+{
+    size_t used = 0;
+    while (used < self->raw_size && !self->ended) {
+        if (self->chunk_left == 0) {
+            char *end = memmem(self->raw + used, self->raw_size - used, "\r\n", 2);
+            if (end == NULL)
+                break;
+            size_t size = strtoul(self->raw + used, NULL, 16);
+            used = (size_t)(end - self->raw) + 2;
+            self->ended = size == 0;
+            self->chunk_left = size + 2;
+            continue;
+        }
+        size_t part = self->raw_size - used < self->chunk_left ? self->raw_size - used : self->chunk_left;
+        size_t data = self->chunk_left > 2 ? self->chunk_left - 2 : 0;
+        append(&self->text, &self->text_size, self->raw + used, part < data ? part : data);
+        used += part;
+        self->chunk_left -= part;
+    }
+    memmove(self->raw, self->raw + used, self->raw_size - used);
+    self->raw_size -= used;
+}
+
+static bool stream_more(struct http_stream *self, int timeout_ms)
+{
+    char data[65536];
+    struct pollfd poll_fd = {.fd = self->fd, .events = POLLIN};
+    if (self->ended || poll(&poll_fd, 1, timeout_ms) <= 0)
+        return false;
+    ssize_t got = recv(self->fd, data, sizeof(data), 0);
+    if (got > 0)
+        append(&self->raw, &self->raw_size, data, (size_t)got);
+    return got > 0;
+}
+
+void http_stream_open(const struct server *self, const char *target, const char *headers, struct http_stream *out)
+{
+    char request[1024], *end = NULL;
+    *out = (struct http_stream){.fd = http_connect(self)};
+    snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n", target,
+             headers != NULL ? headers : "");
+    http_send_text(out->fd, request);
+    append(&out->text, &out->text_size, "", 0);
+    while (out->raw == NULL || (end = strstr(out->raw, "\r\n\r\n")) == NULL)
+        cr_assert(stream_more(out, 5000), "%s: no answer", target);
+    size_t size = (size_t)(end - out->raw) + 4;
+    out->head = strndup(out->raw, size);
+    memmove(out->raw, out->raw + size, out->raw_size - size);
+    out->raw_size -= size;
+    cr_assert(strncmp(out->head, "HTTP/1.1 200 ", 13) == 0 && strstr(out->head, "chunked") != NULL, "%s: %s", target,
+              out->head);
+    decode(out);
+}
+
+char *http_stream_until(struct http_stream *self, const char *text, int timeout_ms)
+{
+    uint64_t until = clock_monotonic_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+    size_t size = strlen(text), from = self->at;
+    for (;;) {
+        char *found = memmem(self->text + from, self->text_size - from, text, size);
+        if (found != NULL) {
+            char *copy = strndup(self->text + self->at, (size_t)(found - self->text) + size - self->at);
+            self->at = (size_t)(found - self->text) + size;
+            return copy;
+        }
+        from = self->text_size > size + self->at ? self->text_size - size : self->at;
+        uint64_t now = clock_monotonic_ns();
+        if (now >= until || !stream_more(self, (int)((until - now) / NS_PER_MS) + 1))
+            return NULL;
+        decode(self);
+    }
+}
+
+void http_stream_expect(struct http_stream *self, const char *text, int line)
+{
+    char *came = http_stream_until(self, text, 5000);
+    cr_expect_not_null(came, "line %d: \"%s\" is not in \"%.300s\"", line, text, self->text + self->at);
+    free(came);
+}
+
+bool http_stream_ends(struct http_stream *self)
+{
+    while (stream_more(self, 5000))
+        decode(self);
+    return self->ended;
+}
+
+void http_stream_close(struct http_stream *self)
+{
+    close(self->fd);
+    free(self->raw);
+    free(self->text);
+    free(self->head);
+    *self = (struct http_stream){.fd = -1};
+}

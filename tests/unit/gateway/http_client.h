@@ -44,6 +44,25 @@ void http_raw(const struct server *self, const char *bytes, size_t size, struct 
 /* Reads what comes until it holds `text` (or the time, in ms, is over); returns all of it, to be freed. */
 char *http_read_until(int fd, const char *text, int timeout_ms, bool *found);
 
+/* A stream of events under way: what was read and not yet looked at is kept, with the chunked encoding undone. */
+struct http_stream {
+    int fd;
+    char *raw, *text; /* raw: what is still encoded */
+    size_t raw_size, text_size, at;
+    size_t chunk_left; /* bytes of the present chunk and its line end; 0: its size comes next */
+    bool ended;        /* by its last chunk */
+    char *head;
+};
+/* Asks for it; the answer is a 200. */
+void http_stream_open(const struct server *self, const char *target, const char *headers, struct http_stream *out);
+/* The text up to and with `text`, to be freed; NULL where it does not come in time. The next call goes on after it. */
+char *http_stream_until(struct http_stream *self, const char *text, int timeout_ms);
+/* The text comes, within five seconds. */
+void http_stream_expect(struct http_stream *self, const char *text, int line);
+/* Reads on to the end; true where it is a proper one. */
+bool http_stream_ends(struct http_stream *self);
+void http_stream_close(struct http_stream *self);
+
 /* The call has this status; what came instead is on the record. */
 void http_expect(const struct server *self, int status, const char *method, const char *target, const char *headers,
                  const char *body, int line);
