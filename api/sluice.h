@@ -69,6 +69,7 @@ struct sluice_object {
     uint32_t shard;
     uint32_t operation;
     bool deleted;
+    bool created; /* a write's answer: nothing, or a tombstone, was there before */
 };
 
 struct sluice_answer {

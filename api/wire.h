@@ -154,6 +154,7 @@ _Static_assert(sizeof(struct wire_query) == 88, "frozen layout");
 
 #define WIRE_RECORD_TOMBSTONE 1u
 #define WIRE_RECORD_VALUE     2u /* carried_size bytes of value follow */
+#define WIRE_RECORD_CREATED   4u /* a write's: nothing, or a tombstone, was there before */
 
 /* One version of one object, on its way to a client. Followed by key, content type, value, each record padded to 8
  * bytes. */

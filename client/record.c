@@ -27,6 +27,7 @@ void record__object(const struct wire_record_view *view, bool values, struct slu
         .shard = record->shard,
         .operation = record->operation,
         .deleted = (record->flags & WIRE_RECORD_TOMBSTONE) != 0,
+        .created = (record->flags & WIRE_RECORD_CREATED) != 0,
     };
 }
 

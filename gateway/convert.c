@@ -342,7 +342,7 @@ static Sluice__V1__Written written_of(const struct sluice_answer *answer, const 
     out.time_ns = (int64_t)object->time_ns;
     out.object_time_ns = (int64_t)object->object_time_ns;
     out.size = object->size;
-    out.created = object->version == 1 || absent_before;
+    out.created = object->created || absent_before;
     out.replayed = answer->replayed;
     out.durable = answer->durable;
     return out;

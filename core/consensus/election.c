@@ -14,12 +14,15 @@ static void votes_clear(struct paxos *self)
     memset(self->votes, 0, sizeof(self->votes));
 }
 
-static uint32_t votes_complete(const struct paxos *self)
+/* One's own vote must be among them: only once that is on disk can a later process of this node not use the ballot
+ * again. */
+static bool votes_suffice(const struct paxos *self)
 {
     uint32_t count = 0;
     for (uint32_t i = 0; i < self->options.replica_count; i++)
         count += self->votes[i].complete;
-    return count;
+    return count >= quorum_size(self->options.replica_count) &&
+           self->votes[paxos__replica(self, self->options.node)].complete;
 }
 
 static void become_follower(struct step *step, uint16_t leader, uint64_t incarnation)
@@ -96,7 +99,7 @@ void election__start(struct step *step)
         else
             (void)paxos__send(step, self->options.replicas[i], PAXOS_PREVOTE, self->standing);
     }
-    if (votes_complete(self) >= quorum_size(self->options.replica_count))
+    if (votes_suffice(self))
         election__stand(step);
 }
 
@@ -192,7 +195,7 @@ void election__prevote_reply(struct step *step, const struct paxos_message *mess
     if (self->role != PAXOS_PRECANDIDATE || !message->granted || message->ballot != self->standing)
         return;
     self->votes[replica].complete = true;
-    if (votes_complete(self) >= quorum_size(self->options.replica_count))
+    if (votes_suffice(self))
         election__stand(step);
 }
 
@@ -334,7 +337,7 @@ void election__promise(struct step *step, const struct paxos_message *message)
      */
     if (message->stable_opened > self->opened_seen)
         self->opened_seen = message->stable_opened;
-    if (votes_complete(self) >= quorum_size(self->options.replica_count))
+    if (votes_suffice(self))
         leader__begin(step);
 }
 
@@ -346,7 +349,7 @@ void election__persisted(struct step *step)
     self->promised_durable = self->promised;
     if (self->role == PAXOS_CANDIDATE && self->ballot == self->promised) {
         self->votes[paxos__replica(self, self->options.node)].complete = true;
-        if (votes_complete(self) >= quorum_size(self->options.replica_count))
+        if (votes_suffice(self))
             leader__begin(step);
     } else if (self->promise_to != 0 && self->promise_to == paxos_ballot_node(self->promised)) {
         promise(step, self->promise_to, self->promise_first, self->promise_stable);

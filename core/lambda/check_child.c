@@ -35,7 +35,7 @@ static void step(char which)
     say(line, sizeof(line));
 }
 
-static void limit(int what, rlim_t soft, rlim_t hard)
+static void limit(__rlimit_resource_t what, rlim_t soft, rlim_t hard)
 {
     const struct rlimit value = {.rlim_cur = soft, .rlim_max = hard};
     if (setrlimit(what, &value) != 0)

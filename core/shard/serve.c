@@ -133,6 +133,20 @@ enum sluice_status serve__append(struct bytes *out, const struct replica *self, 
     return status;
 }
 
+/* Was nothing there before this version, or a tombstone? */
+static bool created(struct replica *self, const struct version *made)
+{
+    struct version before;
+    const struct slice key = {made->key, made->key_size};
+    if ((made->flags & VERSION_TOMBSTONE) != 0)
+        return false;
+    if (made->version == 1 || versions_by_version(self->versions, key, made->version - 1, false, &before) != SLUICE_OK)
+        return true;
+    bool tombstone = (before.flags & VERSION_TOMBSTONE) != 0;
+    version_release(&before);
+    return tombstone;
+}
+
 /* The versions that an entry made, as records. They are looked up: a replayed write's are in the past. */
 static enum sluice_status written_records(struct replica *self, const struct entry *entry,
                                           const struct machine_outcome *outcome, struct bytes *out)
@@ -150,7 +164,10 @@ static enum sluice_status written_records(struct replica *self, const struct ent
         status = versions_by_time(self->versions, key, outcome->time, false, &version);
         if (status != SLUICE_OK)
             return status;
+        size_t at = out->size;
         status = serve__append(out, self, &version, false);
+        if (status == SLUICE_OK && created(self, &version))
+            ((struct wire_record *)(void *)(out->data + at))->flags |= WIRE_RECORD_CREATED;
         version_release(&version);
         if (status != SLUICE_OK)
             return status;
