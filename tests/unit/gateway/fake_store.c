@@ -59,6 +59,7 @@ void fake_object(const struct fake_version *version, struct sluice_object *out, 
         .shard = 1,
         .operation = version->operation,
         .deleted = version->deleted,
+        .created = version->created,
     };
     if (value && version->value != NULL) {
         out->value = version->value;
@@ -154,6 +155,7 @@ static struct fake_version *append(struct fake_store *self, const struct sluice_
     version->time_ns = self->time_ns;
     version->object_time_ns = operation->has_object_time ? operation->object_time_ns : self->time_ns;
     version->deleted = operation->kind == SLUICE_DELETE;
+    version->created = !version->deleted && (before == NULL || before->deleted);
     version->size = version->deleted ? 0 : operation->data_size;
     if (operation->value != NULL) {
         version->value = sluice_value_ref(operation->value);

@@ -12,6 +12,7 @@ struct fake_version {
     uint64_t version, revision, epoch, time_ns, object_time_ns;
     uint32_t operation;
     bool deleted;
+    bool created; /* nothing, or a tombstone, was there before */
 };
 
 struct fake_replay {

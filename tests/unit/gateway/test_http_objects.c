@@ -152,6 +152,9 @@ Test(http_objects, a_tombstone_keeps_older_versions_readable)
     answer_free(&answer);
     EXPECT(&server, 404, "DELETE", "/v1/objects/k", NULL, NULL);
     EXPECT(&server, 201, "PUT", "/v1/objects/k", "If-None-Match: *\r\n", "again");
+    EXPECT(&server, 200, "PUT", "/v1/objects/k", NULL, "and again");
+    EXPECT(&server, 200, "DELETE", "/v1/objects/k", NULL, NULL);
+    EXPECT(&server, 201, "PUT", "/v1/objects/k", NULL, "after a tombstone");
 }
 
 Test(http_objects, conditions_are_the_stores_to_decide)
