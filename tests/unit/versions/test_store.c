@@ -598,7 +598,8 @@ Test(store, the_space_of_an_erased_group_is_given_back_and_its_neighbour_stays_w
         usleep(50000);
         after = bytes_in(path);
     }
-    cr_assert_leq(after, before / 2, "%llu of %llu bytes stayed", (unsigned long long)after, (unsigned long long)before);
+    cr_assert_leq(after, before / 2, "%llu of %llu bytes stayed", (unsigned long long)after,
+                  (unsigned long long)before);
     check_all(kept);
     cr_assert_eq(apply_numbered(erased, GROUP + 1, 100), SLUICE_OK);
     /* Closing in the middle of it is no harm. */
