@@ -31,6 +31,7 @@
 #define STREAMS_MAX        4096               /* of one connection */
 #define RECEIVE_BYTES_MAX  ((int)(65u << 20)) /* a value, and some room for a clear refusal of a larger one */
 #define METADATA_BYTES_MAX (16 << 10)
+#define MEMORY_BYTES_MIN   ((size_t)16 << 20) /* for what connections themselves need */
 
 /* What a completion belongs to. */
 struct tag {
@@ -621,9 +622,15 @@ static grpc_arg integer(const char *key, int value)
     return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
 }
 
-static grpc_server *server_create(void)
+static grpc_server *server_create(size_t memory_max)
 {
+    /* Messages of which a part has come count too: where there is no room left, gRPC gives up some that come. */
+    grpc_resource_quota *quota = grpc_resource_quota_create("sluice");
+    grpc_resource_quota_resize(quota, memory_max < MEMORY_BYTES_MIN ? MEMORY_BYTES_MIN : memory_max);
     grpc_arg arguments[] = {
+        {.type = GRPC_ARG_POINTER,
+         .key = (char *)(uintptr_t)GRPC_ARG_RESOURCE_QUOTA,
+         .value.pointer = {quota, grpc_resource_quota_arg_vtable()}},
         integer(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RECEIVE_BYTES_MAX),
         integer(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
         integer(GRPC_ARG_MAX_CONCURRENT_STREAMS, STREAMS_MAX),
@@ -639,7 +646,9 @@ static grpc_server *server_create(void)
         integer(GRPC_ARG_MAX_CHANNEL_TRACE_EVENT_MEMORY_PER_NODE, 0),
     };
     grpc_channel_args all = {.num_args = sizeof(arguments) / sizeof(arguments[0]), .args = arguments};
-    return grpc_server_create(&all, NULL);
+    grpc_server *server = grpc_server_create(&all, NULL);
+    grpc_resource_quota_unref(quota);
+    return server;
 }
 
 static void slots_create(struct gateway_grpc *self, const struct rpc_method *method)
@@ -763,13 +772,14 @@ enum sluice_status gateway_grpc_start(struct gateway *gateway, const char *addre
     }
     self->shared.gateway = gateway;
     self->shared.auth = gateway__auth(gateway);
+    self->shared.memory_max = how.memory_max;
     self->shared.value_bytes_max = (size_t)gateway__value_bytes_max(gateway);
     pthread_mutex_init(&self->shared.lock, NULL);
     atomic_init(&self->refs, 1);
     self->stopped.done = stopped_done;
     gpr_set_log_function(log_line);
     grpc_init();
-    self->server = server_create();
+    self->server = server_create(how.memory_max);
     self->queue = grpc_completion_queue_create_for_next(NULL);
     grpc_server_register_completion_queue(self->server, self->queue, NULL);
     methods_create(self);

@@ -85,7 +85,8 @@ struct rpc_shared {
     const struct auth *auth;
     size_t value_bytes_max;
     bool stopping;
-    atomic_size_t held_bytes; /* of requests that were received and not answered */
+    size_t memory_max;
+    atomic_size_t held_bytes; /* of requests that were received and not answered: at most memory_max */
 
     /* The loop's thread's. */
     struct rpc *started; /* and not finished */
@@ -180,6 +181,7 @@ void rpc__metrics(const struct rpc_shared *shared, unsigned calls, struct emit *
  * INVALID with a sentence in `error`. */
 struct rpc_listen {
     char address[64]; /* of digits alone */
+    size_t memory_max;
     const char *certificate, *key;
 };
 enum sluice_status rpc__listen(const struct gateway *gateway, const char *address, struct rpc_listen *out, char *error,

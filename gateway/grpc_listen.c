@@ -30,7 +30,9 @@ enum sluice_status rpc__listen(const struct gateway *gateway, const char *addres
                                size_t error_size)
 {
     bool loopback;
-    *out = (struct rpc_listen){.certificate = gateway->tls_certificate, .key = gateway->tls_key};
+    *out = (struct rpc_listen){.certificate = gateway->tls_certificate,
+                               .key = gateway->tls_key,
+                               .memory_max = (size_t)gateway->options.memory_max};
     if (!address_of(address, out, &loopback)) {
         snprintf(error, error_size,
                  "\"%s\" is no address for gRPC: expected HOST:PORT, HOST an IP address or localhost", address);

@@ -7,7 +7,6 @@
 #include "gateway/grpc__.h"
 #include "gateway/protowire.h"
 
-#define HELD_BYTES_MAX   ((size_t)1 << 30)
 #define DETAIL_BYTES_MAX 1024
 #define DETAIL_JSON_MAX  4096
 
@@ -78,7 +77,7 @@ enum sluice_status rpc__decode(struct rpc *self, const struct slice *pieces, siz
     if (method->start == NULL)
         held_free(self);
     self->held_bytes += size;
-    if (atomic_fetch_add(&self->shared->held_bytes, size) + size > HELD_BYTES_MAX) {
+    if (atomic_fetch_add(&self->shared->held_bytes, size) + size > self->shared->memory_max) {
         *why = "requests that are under way hold too much memory; nothing was applied";
         return SLUICE_BUSY;
     }

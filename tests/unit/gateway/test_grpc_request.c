@@ -114,7 +114,7 @@ Test(grpc_request, memory_of_requests_is_counted_until_they_end)
                                             .start = (void (*)(struct rpc *))abort};
     static const struct rpc_method answered = {
         .request = &sluice__v1__put_request__descriptor, .value_field = 2, .request_bytes_max = 100};
-    struct rpc_shared shared = {.value_bytes_max = 3};
+    struct rpc_shared shared = {.value_bytes_max = 3, .memory_max = 1000};
     const char *why = NULL;
     struct rpc rpc = {.method = &unary, .shared = &shared};
     for (size_t i = 1; i <= 3; i++) {
@@ -132,13 +132,13 @@ Test(grpc_request, memory_of_requests_is_counted_until_they_end)
     }
     rpc__request_free(&rpc);
 
-    shared.held_bytes = (size_t)1 << 30;
+    shared.held_bytes = 1000;
     rpc = (struct rpc){.method = &unary, .shared = &shared};
     cr_assert_eq(rpc__decode(&rpc, &piece, 1, &why), SLUICE_BUSY);
     rpc__request_free(&rpc);
-    cr_assert_eq(shared.held_bytes, (size_t)1 << 30);
+    cr_assert_eq(shared.held_bytes, 1000);
 
-    shared = (struct rpc_shared){.value_bytes_max = 2};
+    shared = (struct rpc_shared){.value_bytes_max = 2, .memory_max = 1000};
     cr_assert_eq(rpc__decode(&rpc, &piece, 1, &why), SLUICE_TOO_LARGE);
     cr_assert_not_null(strstr(why, "2 bytes"));
     rpc__request_free(&rpc);
