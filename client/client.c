@@ -42,6 +42,7 @@ enum sluice_status sluice_open(const struct sluice_options *options, struct slui
     list__init(&self->jobs);
     list__init(&self->watches);
     list__init(&self->sequences);
+    self->map_again.fire = route__map_again;
     random_seed(&self->random, random_os());
     while (self->id == 0)
         self->id = random_os();

@@ -148,6 +148,8 @@ struct sluice_client {
     struct route **routes;       /* one per shard of the map, in its order */
     struct route *map_group;
     struct list map_waiters; /* struct map_waiter */
+    struct timer map_again;  /* asks for a map that could not be taken in */
+    uint32_t map_again_ms;
 
     struct list waiting; /* asks that wait for the map, a link, or a while */
     struct slot *slots;
@@ -206,6 +208,7 @@ struct route {
 
 /* A cluster map that a node sent. */
 void route__take_map(struct sluice_client *self, const uint8_t *text, size_t size);
+void route__map_again(struct timer *timer);
 void route__drop_map(struct sluice_client *self);
 struct route *route__find(const struct sluice_client *self, uint32_t shard);
 /* The shard of a key; NULL: no live pool holds it, or the affinity does not compile. */

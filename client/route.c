@@ -14,6 +14,8 @@
 #define DELAY_MAX_MS      100u
 #define NO_QUORUM_LONG_NS NS_PER_S /* an election, or nodes that have only just started, are over by then */
 #define PROBE_TIMEOUT_NS  NS_PER_S
+#define MAP_AGAIN_MS_MIN  10u
+#define MAP_AGAIN_MS_MAX  5000u
 
 /* --- Routes --- */
 
@@ -467,6 +469,42 @@ static bool install(struct sluice_client *self, struct map *map)
     return true;
 }
 
+/* A node sends each map once. Where there was no memory for it (which jansson tells as bad JSON), it is asked for
+ * again; ever more seldom, as it may be bad indeed. */
+static void take_later(struct sluice_client *self)
+{
+    self->map_again_ms = self->map_again_ms == 0 ? MAP_AGAIN_MS_MIN : self->map_again_ms * 2;
+    if (self->map_again_ms > MAP_AGAIN_MS_MAX)
+        self->map_again_ms = MAP_AGAIN_MS_MAX;
+    timer__set(&self->timers, &self->map_again, clock_monotonic_ns() + self->map_again_ms * NS_PER_MS);
+}
+
+void route__map_again(struct timer *timer)
+{
+    struct sluice_client *self = LIST__OF(timer, struct sluice_client, map_again);
+    if (self->map != NULL && link__follow_map(self) != SLUICE_OK)
+        take_later(self);
+    for (struct list *item = self->peers.next; item != &self->peers; item = item->next) {
+        struct peer *peer = LIST__OF(item, struct peer, link_of_client);
+        if (peer->link != NULL)
+            link__ask_map(peer);
+    }
+}
+
+static void tell_waiters(struct sluice_client *self)
+{
+    struct list waiters;
+    ask__wake_waiting(self);
+    watch__map_changed(self);
+    list__move(&self->map_waiters, &waiters);
+    while (!list__empty(&waiters)) {
+        struct map_waiter *waiter = LIST__OF(waiters.next, struct map_waiter, link);
+        list__remove(&waiter->link);
+        list__append(&self->map_waiters, &waiter->link);
+        waiter->changed(waiter);
+    }
+}
+
 void route__take_map(struct sluice_client *self, const uint8_t *text, size_t size)
 {
     char error[256];
@@ -477,6 +515,7 @@ void route__take_map(struct sluice_client *self, const uint8_t *text, size_t siz
     enum sluice_status status = map_parse((const char *)text, size, &map, error);
     if (status != SLUICE_OK) {
         LOG_WARN("client", "a cluster map could not be read: %s", error);
+        take_later(self);
         return;
     }
     if (self->map != NULL &&
@@ -487,27 +526,24 @@ void route__take_map(struct sluice_client *self, const uint8_t *text, size_t siz
     if (!install(self, map)) {
         LOG_WARN("client", "no memory for a new cluster map; the old one stays in use");
         map_destroy(map);
+        take_later(self);
         return;
     }
     self->map_crc = crc;
     self->map_size = size;
+    self->map_again_ms = 0;
+    timer__stop(&self->timers, &self->map_again);
     LOG_DEBUG("client", "cluster map of epoch %llu", (unsigned long long)map->epoch);
-    if (link__follow_map(self) != SLUICE_OK)
+    if (link__follow_map(self) != SLUICE_OK) {
         LOG_WARN("client", "no memory to follow the cluster map in full");
-    ask__wake_waiting(self);
-    watch__map_changed(self);
-    struct list waiters;
-    list__move(&self->map_waiters, &waiters);
-    while (!list__empty(&waiters)) {
-        struct map_waiter *waiter = LIST__OF(waiters.next, struct map_waiter, link);
-        list__remove(&waiter->link);
-        list__append(&self->map_waiters, &waiter->link);
-        waiter->changed(waiter);
+        take_later(self);
     }
+    tell_waiters(self);
 }
 
 void route__drop_map(struct sluice_client *self)
 {
+    timer__stop(&self->timers, &self->map_again);
     if (self->map != NULL) {
         for (size_t i = 0; i < self->map->shard_count; i++)
             route_destroy(self->routes[i]);

@@ -1,6 +1,7 @@
 /* Writes: puts, deletes and batches of one shard, built once as the log entry's body and sent, as it is, until somebody
  * answers. */
 #include <jansson.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -266,6 +267,8 @@ static bool digest(const struct sluice_write *request,
     EVP_MD_CTX_free(context);
     if (good)
         memcpy(out, whole, size);
+    else
+        ERR_clear_error(); /* TLS in the same thread would take it for its own */
     return good;
 }
 

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+bool fake_in_client;
+
 static const uint8_t cluster[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
 /* --- Nodes --- */
@@ -270,8 +272,11 @@ static void turn(struct bed *self)
                 fake_down(&self->nodes[i]);
             self->nodes[i].dying = false;
         }
-    if (self->client != NULL)
+    if (self->client != NULL) {
+        fake_in_client = true;
         sluice_process(self->client);
+        fake_in_client = false;
+    }
     usleep(200);
 }
 

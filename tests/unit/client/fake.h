@@ -16,6 +16,8 @@
 #include "core/base/clock.h"
 #include "core/rdma/fabric.h"
 
+extern bool fake_in_client; /* the client is at work, not the nodes before it */
+
 #define FAKE_NODES_MAX 3
 #define FAKE_LINKS_MAX 8
 
