@@ -302,6 +302,7 @@ static void turn(struct gateway *self, bool http)
     if (http)
         (void)MHD_run(self->daemon);
     sluice_process(self->client);
+    stream__wake_some(self);
     for (int i = 0; self->resumed && i < 4; i++) {
         self->resumed = false;
         (void)MHD_run(self->daemon);
@@ -331,7 +332,7 @@ static bool wait_for_events(struct gateway *self, int timeout_ms)
 /* True: libmicrohttpd has something to do. */
 static bool doze(struct gateway *self)
 {
-    if (self->resumed || http_timeout_ns(self) == 0) {
+    if (self->resumed || self->wakes != NULL || http_timeout_ns(self) == 0) {
         (void)wait_for_events(self, 0);
         return true;
     }
@@ -358,7 +359,7 @@ void gateway_run(struct gateway *self)
     while ((self->requests > 0 || (self->grpc != NULL && !gateway_grpc_idle(self->grpc))) &&
            clock_monotonic_ns() < until) {
         turn(self, true);
-        if (!self->resumed && http_timeout_ns(self) != 0)
+        if (!self->resumed && self->wakes == NULL && http_timeout_ns(self) != 0)
             (void)wait_for_events(self, 10);
     }
 }
@@ -390,6 +391,8 @@ void gateway_destroy(struct gateway *self)
         sluice_close(self->client);
     if (self->grpc != NULL)
         gateway_grpc_stop(self->grpc);
+    while (self->daemon != NULL && self->wakes != NULL)
+        stream__wake_some(self);
     for (int i = 0; i < 8 && self->daemon != NULL; i++)
         (void)MHD_run(self->daemon);
     server__stop(self);

@@ -18,9 +18,9 @@
 #include "gateway/service__.h"
 
 #define HTTP_VALUE_BYTES_MAX  (64u << 20)
-#define HTTP_TARGET_BYTES_MAX 8192u       /* 414 beyond; a key of 1,024 bytes needs 3,072 when encoded */
-#define HTTP_HEADER_BYTES_MAX (12u << 10) /* 431 beyond */
-#define HTTP_POOL_BYTES       (24u << 10) /* of a connection: request and response headers, read and chunk buffers */
+#define HTTP_TARGET_BYTES_MAX 6144u       /* 414 beyond; a key of 1,024 bytes needs 3,072 when encoded */
+#define HTTP_HEADER_BYTES_MAX (8u << 10)  /* 431 beyond */
+#define HTTP_POOL_BYTES       (14u << 10) /* of a connection: headers both ways, read and chunk buffers */
 #define HTTP_JSON_BYTES_MAX   (1u << 20)  /* bodies that carry no values */
 #define HTTP_DRAIN_BYTES_MAX                                                                                           \
     (1u << 20)                 /* of a refused body, read so that the answer arrives and the connection lives */
@@ -144,6 +144,7 @@ struct gateway {
     struct peer *uploading, *uploading_last;
     struct gateway_timer waiting_timer, uploading_timer, stream_timer;
     struct stream *streams;
+    struct stream *wakes, *wakes_last; /* that have something for a client that waits, the first come first */
     struct hub *hubs;
     struct metrics metrics;
     char *tls_certificate, *tls_key;

@@ -33,13 +33,54 @@ void chunk__unref(struct chunk *self)
         free(self);
 }
 
+/* While requests are under way, and while none is: an event costs some two microseconds a client. */
+#define WAKES_BUSY 8u
+#define WAKES_IDLE 24u
+
 static void wake(struct stream *self)
 {
-    if (!self->waiting)
+    struct gateway *gateway = self->request->gateway;
+    if (!self->waiting || self->waking)
         return;
-    self->waiting = false;
-    self->request->gateway->resumed = true;
-    MHD_resume_connection(self->request->connection);
+    self->waking = true;
+    self->wake_next = NULL;
+    self->wake_previous = gateway->wakes_last;
+    if (gateway->wakes_last != NULL)
+        gateway->wakes_last->wake_next = self;
+    else
+        gateway->wakes = self;
+    gateway->wakes_last = self;
+}
+
+static void leave_wakes(struct stream *self)
+{
+    struct gateway *gateway = self->request->gateway;
+    if (!self->waking)
+        return;
+    if (self->wake_previous != NULL)
+        self->wake_previous->wake_next = self->wake_next;
+    else
+        gateway->wakes = self->wake_next;
+    if (self->wake_next != NULL)
+        self->wake_next->wake_previous = self->wake_previous;
+    else
+        gateway->wakes_last = self->wake_previous;
+    self->waking = false;
+}
+
+void stream__wake_some(struct gateway *gateway)
+{
+    /* libmicrohttpd looks through all suspended connections for those to resume, so there is a part for their number.
+     */
+    uint64_t most =
+        gateway->metrics.streams / 256 + (gateway->requests > gateway->metrics.streams ? WAKES_BUSY : WAKES_IDLE);
+    struct stream *self;
+    for (uint64_t i = 0; i < most && (self = gateway->wakes) != NULL; i++) {
+        leave_wakes(self);
+        self->waiting = false;
+        gateway->resumed = true;
+        MHD_resume_connection(self->request->connection);
+    }
 }
 
 static ssize_t on_read(void *arg, uint64_t position, char *out, size_t size)
@@ -121,6 +162,7 @@ void stream__close(struct stream *self)
     struct gateway *gateway = self->request->gateway;
     struct epoll_event event = {0};
     (void)epoll_ctl(gateway->epoll_fd, EPOLL_CTL_DEL, self->request->peer->fd, &event);
+    leave_wakes(self);
     if (self->previous != NULL)
         self->previous->next = self->next;
     else

@@ -22,7 +22,9 @@ void chunk__unref(struct chunk *self);
 struct stream {
     struct request *request;
     struct stream *previous, *next; /* of the gateway's */
-    struct chunk **chunks;          /* a ring */
+    struct stream *wake_previous, *wake_next;
+    bool waking;           /* in the gateway's list of those */
+    struct chunk **chunks; /* a ring */
     uint32_t capacity, first, count;
     uint32_t taken;               /* bytes of the first one */
     uint64_t queued;              /* bytes that wait */
@@ -49,6 +51,9 @@ void stream__end(struct stream *self);
 /* Is there room for more? */
 bool stream__has_room(const struct stream *self);
 void stream__end_all(struct gateway *gateway);
+/* Resumes some of the connections that have something to send; the others follow in the next turns, so that an event
+ * for thousands of clients holds up nobody's request. */
+void stream__wake_some(struct gateway *gateway);
 /* Its socket says that the client has gone, or half gone. */
 void stream__on_socket(void *stream);
 

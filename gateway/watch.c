@@ -6,14 +6,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "core/base/panic.h"
 #include "core/base/pattern.h"
 #include "gateway/stream.h"
 
-#define CURSOR_BYTES_MAX 512u
-#define WATCH_VALUE_MAX  (1u << 20) /* larger ones are left out */
-#define READY_DEFAULT_MS 5000u
+#define CURSOR_BYTES_MAX  512u
+#define WATCH_VALUE_MAX   (1u << 20) /* larger ones are left out */
+#define SOCKET_SEND_BYTES (64 << 10)
+#define READY_DEFAULT_MS  5000u
 
 struct hub {
     struct gateway *gateway;
@@ -168,6 +170,9 @@ static void on_drained(struct stream *stream)
 static void open_watcher(struct watcher *self, const char *cursor, uint64_t closed_ns)
 {
     gateway__timer_clear(self->request->gateway, &self->timer);
+    /* The kernel would keep megabytes for a client that does not read. */
+    int send_bytes = SOCKET_SEND_BYTES;
+    (void)setsockopt(self->request->peer->fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof(send_bytes));
     self->opened = true;
     self->stream.keep_alive = true;
     self->stream.drained = on_drained;

@@ -317,8 +317,8 @@ Test(http_input, long_targets_and_headers_have_their_own_statuses)
     memset(target + 12, 'a', 9000);
     EXPECT(&server, 414, "GET", target, NULL, NULL);
     static char header[14000] = "X-Long: ";
-    memset(header + 8, 'a', 13000);
-    strcpy(header + 13008, "\r\n");
+    memset(header + 8, 'a', 10000);
+    strcpy(header + 10008, "\r\n");
     EXPECT(&server, 431, "GET", "/healthz", header, NULL);
     static char enormous[70000] = "X-Long: ";
     memset(enormous + 8, 'a', 60000);
