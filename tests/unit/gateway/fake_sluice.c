@@ -438,12 +438,13 @@ void sluice_process(struct sluice_client *client)
     deliver(client, false);
     lock();
     bool told = false;
+    enum sluice_status end = fake.end; /* one that is asked for meanwhile is the next turn's */
     for (struct sluice_watch *watch = client->watches; watch != NULL && !fake.mute; watch = watch->next) {
         told = told || !watch->dead;
         if (!watch->dead)
             run_watch(watch);
     }
-    if (told)
+    if (told && fake.end == end)
         fake.end = SLUICE_OK;
     bury(client);
     unlock();
