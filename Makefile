@@ -54,7 +54,9 @@ modules := $(patsubst %,$(out)/lambdas/%.so,$(lambdas))
 unit_programs := $(patsubst %,$(out)/tests/unit-%,$(units))
 fixtures := $(patsubst %.c,$(out)/%.so,$(wildcard tests/unit/*/fixtures/*.c)) # shared objects that tests load
 sim_program := $(if $(call sources,tests/sim),$(out)/tests/sim/sim)
-test_programs := $(unit_programs) $(sim_program) $(addprefix $(out)/,$(single))
+# Judges histories: linked by the simulator, and a program of its own.
+check_library := $(out)/tests/libcheck.a
+test_programs := $(unit_programs) $(sim_program) $(out)/tests/linear $(addprefix $(out)/,$(single))
 
 .PHONY: all run deps test unit units tests sim bench demo fuzz fuzzers libraries format clean help
 all: libraries $(programs) $(modules) ## build the programs and the example lambdas (the default)
@@ -67,7 +69,7 @@ units: $(unit_programs)
 # Changed flags rebuild everything, and a removed source leaves its archive.
 stamp = $(shell mkdir -p $(dir $(1)); printf '%s\n' '$(2)' | cmp -s - $(1) || printf '%s\n' '$(2)' >$(1))
 $(call stamp,$(out)/flags,$(CC) $(CXX) $(cflags) $(cxxflags) $(LDFLAGS) $(libs))
-$(call stamp,$(out)/sources,$(call sources,$(folders) cli core/node/main gateway/main $(sort $(dir $(wildcard tests/*/*.c tests/unit/*/*.c)))))
+$(call stamp,$(out)/sources,$(call sources,$(folders) cli core/node/main gateway/main $(sort $(dir $(wildcard tests/*/*.c tests/*/main/*.c tests/unit/*/*.c)))))
 
 $(out)/%.c.o: %.c $(out)/flags | $(proto_c)
 	$(call say,CC,$<)mkdir -p $(@D); $(CC) $(cflags) -c -o $@ $<
@@ -88,7 +90,7 @@ $(out)/gateway/status.c.o: openapi.yaml
 
 $(foreach d,$(folders),$(eval $(call library,$(d)): $(call objects,$(d))))
 $(call library,api): $(proto_c:=.o)
-$(libraries): $(out)/sources
+$(libraries) $(check_library): $(out)/sources
 	$(call say,AR,$@)rm -f $@; $(AR) rcs $@ $(filter %.o,$^)
 
 # One C++ linker for all: RocksDB, RE2 and gRPC are C++ inside. What a program does not use is not linked.
@@ -96,7 +98,10 @@ link = $(CXX) $(mode) $(LDFLAGS) -pthread -o $@ $(filter %.o,$^) $(filter %.a,$^
 $(out)/sluice: $(call objects,cli)
 $(out)/sluiced: $(call objects,core/node/main)
 $(out)/sluice-gateway: $(call objects,gateway/main)
-$(out)/tests/sim/sim: $(call objects,tests/sim)
+$(check_library): $(call objects,tests/check)
+$(out)/tests/linear: $(call objects,tests/check/main) $(check_library)
+$(out)/tests/sim/sim: $(call objects,tests/sim) $(check_library)
+$(out)/tests/unit-check: $(call objects,tests/unit/check) $(check_library)
 $(foreach p,$(single),$(eval $(out)/$(p): $(out)/$(p).c.o))
 # A folder's unit tests see its archive and those that the linker finds below it.
 from = $(if $(filter %/lib$(1).a,$(firstword $(2))),$(2),$(if $(2),$(call from,$(1),$(wordlist 2,99,$(2)))))
