@@ -15,8 +15,9 @@ warnings := -Wall -Wextra -Wconversion -Wshadow -Werror
 mode_release := -O2 -g -fstack-protector-strong
 mode_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 mode_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+mode_coverage := -O0 -g --coverage
 mode_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -Wno-error
-mode := $(or $(mode_$(MODE)),$(error MODE is release, asan, tsan or fuzz; got "$(MODE)"))
+mode := $(or $(mode_$(MODE)),$(error MODE is release, asan, tsan, coverage or fuzz; got "$(MODE)"))
 ifeq ($(MODE),fuzz)
 CC := clang
 CXX := clang++
@@ -58,7 +59,7 @@ sim_program := $(if $(call sources,tests/sim),$(out)/tests/sim/sim)
 check_library := $(out)/tests/libcheck.a
 test_programs := $(unit_programs) $(sim_program) $(out)/tests/linear $(addprefix $(out)/,$(single))
 
-.PHONY: all run deps test unit units tests sim bench demo fuzz fuzzers libraries format clean help
+.PHONY: all run deps test unit units tests sim sim-campaign coverage bench demo fuzz fuzzers libraries format clean help
 all: libraries $(programs) $(modules) ## build the programs and the example lambdas (the default)
 libraries: $(libraries)
 tests: $(test_programs) ## build every test program
@@ -150,8 +151,16 @@ unit: $(patsubst %,$(out)/tests/unit-%,$(or $(UNIT),$(units))) ## run the unit t
 	    printf 'UNIT    %s (%s)\n' $$u $(MODE); $(out)/tests/unit-$$u || bad="$$bad $$u"; done; \
 	[ -z "$$bad" ] || { echo "unit tests failed:$$bad"; exit 1; }
 
-sim: $(sim_program) ## run the simulator (SEED=, STEPS=)
-	@exec $(sim_program) $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS))
+sim_options = $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
+sim: $(sim_program) ## run the simulator (SEED=, SEEDS= how many, STEPS=; ARGS=--verbose)
+	@exec $(sim_program) $(if $(SEEDS),--seeds $(SEEDS)) $(sim_options)
+
+sim-campaign: $(sim_program) ## run the simulator on ever new seeds for MINUTES=10 (SEED= to begin elsewhere than now)
+	@exec nice $(sim_program) --minutes $(or $(MINUTES),10) $(if $(SEED),,--seed $$(date +%s)000) $(sim_options)
+
+coverage: ## what the simulator reaches of core/consensus and core/shard (SEEDS=400)
+	@$(MAKE) --no-print-directory MODE=coverage $(BUILD)/coverage/tests/sim/sim
+	@exec nice tests/sim/coverage $(BUILD)/coverage $(SEEDS) $(STEPS)
 
 bench: ## measure (ARGS= are handed on)
 	@scripts/deps build bench
@@ -179,6 +188,6 @@ clean: ## remove what was built
 	rm -rf $(BUILD)
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 -include $(shell find $(out) -name '*.d' 2>/dev/null)

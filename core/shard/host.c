@@ -416,10 +416,11 @@ static void carry_out_pairs(struct host *self)
             persist_ceiling(self, effect);
             continue;
         }
-        const struct peer_header header = {
+        struct peer_header header = {
             .magic = PEER_MAGIC, .version = PEER_VERSION, .kind = PEER_PAIRS, .time = self->clock.last};
         struct peer_pairs body;
         peer_pairs_write(&effect->message, &body);
+        peer_header_seal(&header, &body, sizeof(body));
         const struct slice parts[2] = {{&header, sizeof(header)}, {&body, sizeof(body)}};
         self->env.send_peer(self->env.arg, effect->node, parts, 2);
     }
@@ -507,6 +508,10 @@ void host_peer_message(struct host *self, uint16_t from, const void *data, size_
                  header.version, PEER_VERSION);
         return;
     }
+    if (peer_header_check(&header, bytes + sizeof(header), size - sizeof(header)) != SLUICE_OK) {
+        LOG_WARN("shard", "a message from node %u was damaged on its way and is dropped", from);
+        return;
+    }
     uint64_t wall = self->env.realtime_ns(self->env.arg);
     if (header.time > wall + HLC_AHEAD_MAX_NS && header.time > self->clock.last + HLC_AHEAD_MAX_NS)
         LOG_WARN("shard", "the clock of node %u leads this one's by %llu ms; check the time service", from,
@@ -540,8 +545,9 @@ void host_map_change(struct host *self, const char *json, size_t size)
     uint16_t leader = replica->paxos.leader;
     if (leader == 0 || leader == self->options.pairs.node)
         return;
-    const struct peer_header header = {
+    struct peer_header header = {
         .magic = PEER_MAGIC, .version = PEER_VERSION, .kind = PEER_MAP_CHANGE, .time = self->clock.last};
+    peer_header_seal(&header, json, size);
     const struct slice parts[2] = {{&header, sizeof(header)}, {json, size}};
     self->env.send_peer(self->env.arg, leader, parts, 2);
 }

@@ -4,6 +4,22 @@
 
 #include "core/base/crc.h"
 
+static uint32_t head_crc(const struct peer_header *self, const void *head)
+{
+    return crc32c_extend(crc32c(self, offsetof(struct peer_header, crc)), head, self->head_size);
+}
+
+void peer_header_seal(struct peer_header *self, const void *head, size_t size)
+{
+    self->head_size = (uint32_t)size;
+    self->crc = head_crc(self, head);
+}
+
+enum sluice_status peer_header_check(const struct peer_header *self, const void *data, size_t size)
+{
+    return self->head_size <= size && self->crc == head_crc(self, data) ? SLUICE_OK : SLUICE_CORRUPT;
+}
+
 void peer_pairs_write(const struct pairs_message *message, struct peer_pairs *out)
 {
     *out = (struct peer_pairs){

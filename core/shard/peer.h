@@ -7,7 +7,7 @@
 #include "core/versions/entry.h"
 
 #define PEER_MAGIC   0x5053u /* "SP" */
-#define PEER_VERSION 1u
+#define PEER_VERSION 2u
 
 enum peer_kind { PEER_PAIRS = 1, PEER_PAXOS = 2, PEER_MAP_CHANGE = 3 };
 
@@ -16,9 +16,12 @@ struct peer_header {
     uint8_t version;
     uint8_t kind; /* enum peer_kind */
     uint32_t group;
-    uint64_t time; /* sender's HLC */
+    uint64_t time;      /* sender's HLC */
+    uint32_t head_size; /* bytes behind the header that `crc` covers; entries have checksums of their own */
+    uint32_t
+        crc; /* CRC32C of the header up to here, then of those bytes: a network's checksum is too weak for a vote */
 };
-_Static_assert(sizeof(struct peer_header) == 16, "frozen layout");
+_Static_assert(sizeof(struct peer_header) == 24, "frozen layout");
 
 struct peer_pairs {
     uint64_t incarnation, peer_incarnation, sent_ns, lease_ns, ceiling, defections;
@@ -38,6 +41,11 @@ struct peer_paxos {
     uint64_t incarnation, peer_incarnation, defections, ceiling, closed_time, closed_index, stable_opened;
 };
 _Static_assert(sizeof(struct peer_paxos) == 120, "frozen layout");
+
+/* Fills in head_size and crc; `head` is what follows the header, without entries. */
+void peer_header_seal(struct peer_header *self, const void *head, size_t size);
+/* CORRUPT where header or head are not what the sender sealed. `data` is what follows the header. */
+enum sluice_status peer_header_check(const struct peer_header *self, const void *data, size_t size) SLUICE_MUST_CHECK;
 
 void peer_pairs_write(const struct pairs_message *message, struct peer_pairs *out);
 /* INVALID for what is not a beat. */

@@ -142,6 +142,7 @@ static void effect_send(struct replica *self, uint16_t node, const struct paxos_
         }
     }
     body.entry_count = gathered;
+    peer_header_seal(&header, &body, sizeof(body));
     parts[0] = (struct slice){&header, sizeof(header)};
     parts[1] = (struct slice){&body, sizeof(body)};
     /* A message that lost its first value says nothing. */
@@ -400,8 +401,10 @@ bool replica__closed(struct replica *self, uint64_t time)
     if (time <= replica__closed_time(self))
         return true;
     uint64_t wanted = host->pairs.ceiling_wanted;
+    /* Never for a time to come: a ceiling is durable, and the next leader's times begin above it. Who asks for the year
+     * 2100 waits, and nobody else. */
     if (self->paxos.closed_time < time)
-        pairs_want_ceiling(&host->pairs, time < now ? now : time);
+        pairs_want_ceiling(&host->pairs, now);
     if (host->pairs.ceiling_wanted != wanted)
         host->next_tick_ns = 0; /* not at the next beat: where there are no peers, there is none */
     return false;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/crc.h"
+#include "tests/check/check.h"
 #include "tests/sim/sim.h"
 
 static void check_entry(struct sim_node *node, uint32_t group, const struct entry *entry)
@@ -83,124 +84,52 @@ void sim_check_leases(void)
     }
 }
 
-/* ---- Histories ----
- * Each write that happened has a version of its own, and versions are given in the order in which writes take effect.
- * So a history of one key is linearizable exactly if the order of versions agrees with real time, and each read saw
- * what the write of its version wrote (a special case of Wing and Gong, 1993, that needs no search). */
+/* ---- Histories ---- */
 
-struct point {
-    uint64_t started, ended, version;
-    bool writes;
-    const struct sim_operation *operation;
-};
-
-static int by_start(const void *a, const void *b)
+static void add(struct check_history *history, const struct sim_operation *operation)
 {
-    const struct point *left = a, *right = b;
-    return left->started < right->started ? -1 : left->started > right->started;
-}
-
-static int by_end(const void *a, const void *b)
-{
-    const struct point *left = a, *right = b;
-    return left->ended < right->ended ? -1 : left->ended > right->ended;
-}
-
-static const struct sim_operation *writer_of(uint32_t key, uint64_t value)
-{
-    for (size_t i = 0; i < sim.history_count; i++)
-        if (sim.history[i].key == key && sim.history[i].kind <= SIM_PUT_ABSENT && sim.history[i].value == value)
-            return &sim.history[i];
-    for (uint32_t i = 0; i < sim.client_count; i++)
-        if (sim.clients[i].now != NULL && sim.clients[i].now->key == key &&
-            sim.clients[i].now->kind <= SIM_PUT_ABSENT && sim.clients[i].now->value == value)
-            return sim.clients[i].now;
-    return NULL;
-}
-
-static void check_read(const struct sim_operation *read)
-{
-    if (read->deleted || read->version == 0)
-        return;
-    const struct sim_operation *write = writer_of(read->key, read->value);
-    if (write == NULL)
-        sim_fail("a read of key %u saw value %llu, which nobody wrote", read->key, (unsigned long long)read->value);
-    if (write->failed)
-        sim_fail("a read of key %u saw value %llu, whose write was refused", read->key,
-                 (unsigned long long)read->value);
-    if (write->ended != 0 && write->version != read->version)
-        sim_fail("key %u: value %llu was written as version %llu and read as version %llu", read->key,
-                 (unsigned long long)read->value, (unsigned long long)write->version,
-                 (unsigned long long)read->version);
-    if (write->started > read->ended)
-        sim_fail("key %u: value %llu was read before it was written", read->key, (unsigned long long)read->value);
-}
-
-static void check_order(uint32_t key, struct point *points, size_t count)
-{
-    struct point *ends = malloc((count + 1) * sizeof(*ends));
-    memcpy(ends, points, count * sizeof(*ends));
-    qsort(points, count, sizeof(*points), by_start);
-    qsort(ends, count, sizeof(*ends), by_end);
-    uint64_t newest = 0, newest_write = 0;
-    size_t ended = 0;
-    /* Along real time: whatever begins after others have ended must be at or past the newest that they made or saw. */
-    for (size_t i = 0; i < count; i++) {
-        for (; ended < count && ends[ended].ended < points[i].started; ended++) {
-            if (ends[ended].version > newest)
-                newest = ends[ended].version;
-            if (ends[ended].writes && ends[ended].version > newest_write)
-                newest_write = ends[ended].version;
-        }
-        if (points[i].writes ? points[i].version <= newest : points[i].version < newest)
-            sim_fail("key %u is not linearizable: client %u %s version %llu at %llu us, after version %llu was %s", key,
-                     points[i].operation->client, points[i].writes ? "made" : "saw",
-                     (unsigned long long)points[i].version, (unsigned long long)(points[i].started / 1000),
-                     (unsigned long long)newest, newest == newest_write ? "made" : "seen");
-    }
-    free(ends);
-}
-
-static void check_unique(uint32_t key, const struct point *points, size_t count)
-{
-    uint64_t top = 0;
-    for (size_t i = 0; i < count; i++)
-        top = points[i].version > top ? points[i].version : top;
-    bool *made = calloc(top + 1, sizeof(*made));
-    for (size_t i = 0; i < count; i++) {
-        if (!points[i].writes)
-            continue;
-        if (made[points[i].version])
-            sim_fail("version %llu of key %u was given twice", (unsigned long long)points[i].version, key);
-        made[points[i].version] = true;
-    }
-    free(made);
+    static const enum check_kind kinds[] = {
+        [SIM_PUT] = CHECK_PUT,       [SIM_PUT_IF] = CHECK_PUT_IF, [SIM_PUT_ABSENT] = CHECK_PUT_ABSENT,
+        [SIM_DELETE] = CHECK_DELETE, [SIM_GET] = CHECK_GET,       [SIM_GET_AT] = CHECK_GET_AT};
+    const struct check_operation item = {
+        .kind = kinds[operation->kind],
+        .outcome = operation->ended == 0 ? CHECK_UNKNOWN
+                   : operation->failed   ? CHECK_FAILED
+                                         : CHECK_OK,
+        .key = operation->key,
+        .client = operation->client,
+        .line = history->count + 1,
+        .start = operation->started,
+        .end = operation->ended,
+        .value = operation->value,
+        .version = operation->ended == 0 ? 0 : operation->version,
+        .seen = operation->ended != 0 && operation->seen && (operation->kind >= SIM_GET || operation->failed),
+        .deleted = operation->deleted,
+        .condition = operation->kind == SIM_PUT_IF ? operation->condition : 0,
+        .at = operation->at,
+        .time = operation->failed || operation->ended == 0 ? 0 : operation->time,
+    };
+    check_history_add(history, &item);
 }
 
 void sim_check_history(void)
 {
-    struct point *points = malloc((sim.history_count + 1) * sizeof(*points));
-    for (uint32_t key = 0; key < SIM_KEYS; key++) {
-        size_t count = 0;
-        for (size_t i = 0; i < sim.history_count; i++) {
-            const struct sim_operation *operation = &sim.history[i];
-            if (operation->key != key || operation->ended == 0)
-                continue;
-            if (operation->kind >= SIM_GET)
-                check_read(operation);
-            if (operation->kind == SIM_GET_AT || (operation->failed && !operation->seen))
-                continue;
-            /* A condition that failed saw the version that made it fail. */
-            points[count++] = (struct point){.started = operation->started,
-                                             .ended = operation->ended,
-                                             .version = operation->version,
-                                             .writes = operation->kind <= SIM_DELETE && !operation->failed,
-                                             .operation = operation};
-        }
-        check_unique(key, points, count);
-        check_order(key, points, count);
-    }
-    free(points);
+    struct check_history history;
+    struct check_result result;
+    check_history_init(&history);
+    for (size_t i = 0; i < sim.history_count; i++)
+        add(&history, &sim.history[i]);
+    for (uint32_t i = 0; i < SIM_CLIENTS_MAX; i++)
+        if (sim.clients[i].now != NULL)
+            add(&history, sim.clients[i].now);
+    check_linearizable(&history, CHECK_STEPS_MAX, &result);
+    if (result.verdict != CHECK_GOOD)
+        sim_fail("the history is not good: %s (lines are those of --verbose)", result.text);
+    sim.totals.operations = history.count;
+    sim.totals.steps = result.steps;
+    for (size_t i = 0; i < history.count; i++)
+        sim.totals.unknown += history.operations[i].outcome == CHECK_UNKNOWN;
+    check_history_free(&history);
 }
 
 static void check_temporal_read(struct versions *versions, const struct sim_operation *read)

@@ -21,10 +21,15 @@ static void note(const struct sim_operation *operation)
     }
     sim.history[sim.history_count++] = *operation;
     if (sim.verbose)
-        printf("%8.3f client %u %s key %u value %llu version %llu%s%s\n", (double)sim.now / 1e6, operation->client,
-               operation->kind <= SIM_DELETE ? "write" : "read", operation->key, (unsigned long long)operation->value,
-               (unsigned long long)operation->version, operation->ended == 0 ? " unknown" : "",
-               operation->failed ? " failed" : "");
+        printf("line %zu: %8.3f client %u %s key %u value %llu version %llu%s%s\n", sim.history_count,
+               (double)sim.now / 1e6, operation->client, operation->kind <= SIM_DELETE ? "write" : "read",
+               operation->key, (unsigned long long)operation->value, (unsigned long long)operation->version,
+               operation->ended == 0 ? " unknown" : "", operation->failed ? " failed" : "");
+}
+
+uint32_t sim_group_of(uint32_t key)
+{
+    return 1 + key % sim.group_count;
 }
 
 static void begin_event(struct sim_event *event)
@@ -37,9 +42,9 @@ static void finish(struct sim_client *client, bool answered)
 {
     client->now->ended = answered ? sim.now : 0;
     if (answered && client->now->kind <= SIM_DELETE && !client->now->failed)
-        sim.acknowledged++;
+        sim.totals.acknowledged++;
     if (answered && client->now->kind >= SIM_GET)
-        sim.reads++;
+        sim.totals.reads++;
     note(client->now);
     free(client->now);
     client->now = NULL;
@@ -143,13 +148,14 @@ static void attempt(struct sim_client *client)
     client->node = 1 + node % sim.node_count;
     if (sim_fault(sim.faults.lose))
         return;
-    struct sim_event *event =
-        sim_after(20 * NS_PER_US + random_below(&sim.random, sim.faults.link_ns_max), arrive, NULL);
-    event->a = node;
-    event->b = client->id;
-    event->size = sizeof(header) + size;
-    event->data = malloc(event->size);
-    memcpy(event->data, frame, event->size);
+    const struct slice part = {frame, sizeof(header) + size};
+    client->damaged = false;
+    for (uint32_t copies = sim_fault(sim.faults.twice) ? 2 : 1; copies > 0; copies--) {
+        struct sim_event *event = sim_frame(sim_link_delay(), arrive, &part, 1);
+        event->a = node;
+        event->b = client->id;
+        client->damaged |= sim_corrupt(event->data, event->size);
+    }
 }
 
 static void begin(struct sim_client *client)
@@ -162,7 +168,7 @@ static void begin(struct sim_client *client)
     now->kind = kinds[random_below(&sim.random, sizeof(kinds) / sizeof(kinds[0]))];
     now->client = client->id;
     now->key = (uint32_t)random_below(&sim.random, SIM_KEYS);
-    now->group = 1 + now->key % sim.group_count;
+    now->group = sim_group_of(now->key);
     now->started = sim.now;
     now->condition = 1 + random_below(&sim.random, 40);
     for (size_t i = sim.history_count; now->kind == SIM_PUT_IF && i > 0 && i + 20 > sim.history_count; i--)
@@ -173,6 +179,9 @@ static void begin(struct sim_client *client)
     /* About now by some node's clock: it has to be closed before it is answered. */
     now->at = sim_realtime(&sim.nodes[1 + random_below(&sim.random, sim.node_count)]) -
               random_below(&sim.random, 100 * NS_PER_MS);
+    /* Who asks for a far future waits, and does no harm. */
+    if (random_below(&sim.random, 64) == 0)
+        now->at += random_below(&sim.random, UINT64_C(1) << random_below(&sim.random, 62));
     client->now = now;
     client->sequence++;
     client->deadline = sim.now + PATIENCE_NS;
@@ -193,6 +202,7 @@ static void take_record(struct sim_operation *now, const struct wire_header *hea
     if (wire_record_next(body, header->body_size, &offset, &view) != 1)
         sim_fail("a reply's record is malformed");
     now->version = view.record->version;
+    now->time = view.record->time;
     now->deleted = (view.record->flags & WIRE_RECORD_TOMBSTONE) != 0;
     now->seen = true;
     if (now->kind >= SIM_GET && view.record->carried_size > 0)
@@ -205,11 +215,12 @@ void sim_client_reply(uint32_t id, const uint8_t *data, size_t size)
     struct wire_header header;
     ASSERT(size >= sizeof(header));
     memcpy(&header, data, sizeof(header));
-    if (client->now == NULL || header.type != WIRE_REPLY || header.request_id != client->attempt)
+    if (client->now == NULL || header.type != WIRE_REPLY || header.request_id != client->attempt || client->damaged)
         return;
     if (header.time > client->hlc)
         client->hlc = header.time;
     uint8_t *body = malloc(size + 8); /* aligned, as the fabric's is */
+    ASSERT(body != NULL);
     memcpy(body, data + sizeof(header), size - sizeof(header));
     struct sim_operation *now = client->now;
     bool again = false;

@@ -1,173 +1,57 @@
 /* The simulator's command line: one seed, or many.
  *
- * sim [--seed N] [--seeds COUNT] [--steps EVENTS] [--verbose] */
+ * sim [--seed N] [--seeds COUNT | --minutes M] [--steps EVENTS] [--verbose] */
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <time.h>
 
 #include "tests/sim/sim.h"
 
-#define FAULT_TICK_NS (10 * NS_PER_MS)
-#define HEAL_NS       (5 * NS_PER_S)
+#define COUNT(number) ((unsigned long long)(number))
 
-static uint32_t maybe(uint32_t most)
+static void add(struct sim_totals *all, const struct sim_totals *run)
 {
-    return random_below(&sim.random, 2) ? 0 : 1 + (uint32_t)random_below(&sim.random, most);
+    _Static_assert(sizeof(*all) % sizeof(uint64_t) == 0, "counters and nothing else");
+    uint64_t *to = (uint64_t *)all;
+    const uint64_t *from = (const uint64_t *)run;
+    for (size_t i = 0; i < sizeof(*all) / sizeof(uint64_t); i++)
+        to[i] += from[i];
 }
 
-/* A swarm: each run draws which faults it has and how much of each (Groce et al., 2012). */
-static void draw(void)
+static void print(const struct sim_totals *totals)
 {
-    sim.node_count = random_below(&sim.random, 4) == 0 ? 5 : random_below(&sim.random, 10) == 0 ? 1 : 3;
-    sim.group_count = 1 + (uint32_t)random_below(&sim.random, SIM_GROUPS_MAX);
-    sim.client_count = 2 + (uint32_t)random_below(&sim.random, SIM_CLIENTS_MAX - 1);
-    sim.memory_only = random_below(&sim.random, 4) == 0;
-    sim.faults = (struct sim_faults){
-        .lose = maybe(100000),
-        .twice = maybe(100000),
-        .late = maybe(50000),
-        .crash = maybe(6000),
-        .partition = maybe(10000),
-        .pause = maybe(4000),
-        .disk_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 50 * NS_PER_MS : NS_PER_MS),
-        .drift_ppm = (uint32_t)random_below(&sim.random, 500),
-        .skew_ns = random_below(&sim.random, 200 * NS_PER_MS),
-        .link_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 20 * NS_PER_MS : NS_PER_MS),
-    };
-    if (random_below(&sim.random, 3) == 0) {
-        /* A violent run: leaders come and go before they have told everybody anything. */
-        sim.faults.crash = 3000 + (uint32_t)random_below(&sim.random, 15000);
-        sim.faults.partition = 10000 + (uint32_t)random_below(&sim.random, 50000);
-    }
-    for (uint32_t id = 1; id <= sim.node_count; id++) {
-        struct sim_node *node = &sim.nodes[id];
-        node->id = id;
-        node->drift_ppm = (int64_t)random_below(&sim.random, 2 * sim.faults.drift_ppm + 1) - sim.faults.drift_ppm;
-        node->skew_ns = (int64_t)random_below(&sim.random, 2 * sim.faults.skew_ns + 1) - (int64_t)sim.faults.skew_ns;
-    }
+    printf("%llu operations (%llu acknowledged writes, %llu reads, %llu unknown), %llu crashes, %llu elections, "
+           "%llu partitions, %llu pauses, %llu clock jumps, %llu damaged frames",
+           COUNT(totals->operations), COUNT(totals->acknowledged), COUNT(totals->reads), COUNT(totals->unknown),
+           COUNT(totals->crashes), COUNT(totals->elections), COUNT(totals->partitions), COUNT(totals->pauses),
+           COUNT(totals->jumps), COUNT(totals->corrupted));
 }
 
-static void restart(struct sim_event *event)
+static double seconds(void)
 {
-    struct sim_node *node = event->arg;
-    if (!node->up)
-        sim_node_start(node);
-    free(event);
-}
-
-/* A volatile pool keeps its word while a quorum of processes survives, and asks no more of the simulator. */
-static bool may_crash(void)
-{
-    uint32_t whole = 0;
-    for (uint32_t id = 1; id <= sim.node_count; id++) {
-        const struct sim_node *node = &sim.nodes[id];
-        bool memory = node->up;
-        for (uint32_t group = 1; memory && group <= sim.group_count; group++)
-            memory = !host__replica(node->host, group)->paxos.options.amnesiac;
-        whole += memory;
-    }
-    return !sim.memory_only || whole > sim.node_count / 2 + 1;
-}
-
-static void partition(void)
-{
-    sim.partitions++;
-    for (uint32_t from = 1; from <= sim.node_count; from++)
-        for (uint32_t to = 1; to <= sim.node_count; to++)
-            sim.cut[from][to] = from != to && random_below(&sim.random, 3) == 0; /* asymmetric too */
-}
-
-static void heal_links(void)
-{
-    memset(sim.cut, 0, sizeof(sim.cut));
-}
-
-static void fault_tick(struct sim_event *event)
-{
-    for (uint32_t id = 1; id <= sim.node_count; id++) {
-        struct sim_node *node = &sim.nodes[id];
-        if (node->up && sim_fault(sim.faults.crash) && may_crash()) {
-            sim_node_crash(node);
-            sim_after(random_below(&sim.random, 2 * NS_PER_S), restart, node);
-            if (random_below(&sim.random, 2) == 0)
-                for (uint32_t other = 1; other <= sim.node_count; other++)
-                    if (sim.nodes[other].up) {
-                        host_peer_down(sim.nodes[other].host, (uint16_t)id, random_below(&sim.random, 2) == 0);
-                        sim_node_round(&sim.nodes[other]);
-                    }
-        } else if (node->up && sim_fault(sim.faults.pause)) {
-            node->paused_until = sim.now + random_below(&sim.random, 2 * NS_PER_S);
-        }
-    }
-    if (sim_fault(sim.faults.partition))
-        partition();
-    else if (random_below(&sim.random, 100) == 0)
-        heal_links();
-    sim_check_leases();
-    sim_after(FAULT_TICK_NS, fault_tick, NULL);
-    free(event);
-}
-
-static void run_seed(uint64_t seed, uint64_t steps)
-{
-    memset(&sim.random, 0, sizeof(sim.random));
-    random_seed(&sim.random, seed);
-    sim.seed = seed;
-    draw();
-    for (uint32_t id = 1; id <= sim.node_count; id++)
-        sim_node_start(&sim.nodes[id]);
-    sim_after(FAULT_TICK_NS, fault_tick, NULL);
-    sim_clients_start();
-    while (sim.events_run < steps && sim_run_one())
-        if ((sim.events_run & 63) == 0)
-            sim_check_leases();
-    /* Faults stop; everything must come to rest in agreement. */
-    sim.healing = true;
-    heal_links();
-    for (uint32_t id = 1; id <= sim.node_count; id++)
-        if (!sim.nodes[id].up)
-            sim_node_start(&sim.nodes[id]);
-    uint64_t before = sim.acknowledged, until = sim.now + HEAL_NS;
-    while (sim.now < until && sim_run_one())
-        ;
-    if (sim.acknowledged == before)
-        sim_fail("liveness: no write succeeded in %llu s without faults", (unsigned long long)(HEAL_NS / NS_PER_S));
-    /* Clients end what they are at, so that replicas can be compared. */
-    for (uint32_t i = 0; i < sim.client_count; i++)
-        sim.clients[i].deadline = 0;
-    sim.client_count = 0;
-    until = sim.now + 2 * NS_PER_S;
-    while (sim.now < until && sim_run_one())
-        ;
-}
-
-static void clear(uint32_t clients)
-{
-    for (uint32_t id = 1; id <= SIM_NODES_MAX; id++)
-        sim_node_free(&sim.nodes[id]);
-    for (uint32_t i = 0; i < clients; i++)
-        free(sim.clients[i].now);
-    sim_world_free();
-    bool verbose = sim.verbose;
-    memset(&sim, 0, sizeof(sim));
-    sim.verbose = verbose;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"seed", required_argument, NULL, 's'},
-                                            {"seeds", required_argument, NULL, 'n'},
-                                            {"steps", required_argument, NULL, 't'},
-                                            {"verbose", no_argument, NULL, 'v'},
-                                            {0}};
-    uint64_t seed = 1, seeds = 1, steps = 20000, operations = 0, crashes = 0, elections = 0;
+    static const struct option options[] = {
+        {"seed", required_argument, NULL, 's'},    {"seeds", required_argument, NULL, 'n'},
+        {"minutes", required_argument, NULL, 'm'}, {"steps", required_argument, NULL, 't'},
+        {"verbose", no_argument, NULL, 'v'},       {0}};
+    uint64_t seed = 1, seeds = 1, steps = 20000, done = 0;
+    double minutes = 0, begin = seconds();
+    struct sim_totals totals = {0};
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         if (option == 's')
             seed = strtoull(optarg, NULL, 10);
         else if (option == 'n')
             seeds = strtoull(optarg, NULL, 10);
+        else if (option == 'm')
+            minutes = strtod(optarg, NULL);
         else if (option == 't')
             steps = strtoull(optarg, NULL, 10);
         else if (option == 'v')
@@ -175,25 +59,26 @@ int main(int argc, char **argv)
         else
             return 64;
     }
+    if (minutes > 0)
+        seeds = UINT64_MAX;
     log_set_level(LOG_LEVEL_NONE);
-    for (uint64_t i = 0; i < seeds; i++) {
-        run_seed(seed + i, steps);
+    for (; done < seeds && (minutes <= 0 || seconds() - begin < 60 * minutes); done++) {
+        sim_run_seed(seed + done, steps);
         sim_check_history();
         sim_check_end();
-        operations += sim.history_count;
-        crashes += sim.crashes;
-        elections += sim.elections;
-        if (seeds == 1)
-            printf("seed %llu: %llu operations, %llu acknowledged writes, %llu reads, %llu crashes, %llu elections, "
-                   "trace %016llx\n",
-                   (unsigned long long)seed, (unsigned long long)sim.history_count,
-                   (unsigned long long)sim.acknowledged, (unsigned long long)sim.reads, (unsigned long long)sim.crashes,
-                   (unsigned long long)sim.elections, (unsigned long long)sim.trace);
-        else if ((i + 1) % 50 == 0)
-            printf("%llu of %llu seeds\n", (unsigned long long)i + 1, (unsigned long long)seeds), fflush(stdout);
-        clear(SIM_CLIENTS_MAX);
+        add(&totals, &sim.totals);
+        if (seeds == 1) {
+            printf("seed %llu: ", COUNT(seed));
+            print(&sim.totals);
+            printf(", trace %016llx\n", COUNT(sim.trace));
+        } else if ((done + 1) % 100 == 0) {
+            printf("%llu seeds: %llu operations\n", COUNT(done + 1), COUNT(totals.operations));
+            fflush(stdout);
+        }
+        sim_clear();
     }
-    printf("%llu seeds, %llu operations, %llu crashes, %llu elections: no violation\n", (unsigned long long)seeds,
-           (unsigned long long)operations, (unsigned long long)crashes, (unsigned long long)elections);
+    printf("seeds %llu to %llu: ", COUNT(seed), COUNT(seed + done - 1));
+    print(&totals);
+    printf(": no violation\n");
     return 0;
 }

@@ -73,8 +73,8 @@ static void written(struct sim_event *event)
 
 static void start_write(struct sim_node *node)
 {
-    struct sim_event *event =
-        sim_after(50 * NS_PER_US + random_below(&sim.random, sim.faults.disk_ns_max), written, node);
+    uint64_t most = sim_fault(sim.faults.stall) ? NS_PER_S : sim.faults.disk_ns_max;
+    struct sim_event *event = sim_after(50 * NS_PER_US + random_below(&sim.random, most), written, node);
     event->c = node->incarnation;
     event->size = node->tickets; /* one group commit takes along all that waits */
 }
@@ -93,75 +93,6 @@ static uint64_t env_persist_submit(void *arg)
     if (idle)
         start_write(node);
     return batch->ticket;
-}
-
-/* ---- Network ---- */
-
-static void arrive(struct sim_event *event)
-{
-    struct sim_node *node = &sim.nodes[event->b];
-    if (node->up) {
-        if (sim_node_hold(node, event))
-            return;
-        host_peer_message(node->host, (uint16_t)event->a, event->data, event->size);
-        sim_node_round(node);
-    }
-    free(event->data);
-    free(event);
-}
-
-static uint8_t *join(const struct slice *parts, unsigned count, size_t *size)
-{
-    *size = 0;
-    for (unsigned i = 0; i < count; i++)
-        *size += parts[i].size;
-    uint8_t *data = malloc(*size + 1), *at = data;
-    for (unsigned i = 0; i < count; i++) {
-        memcpy(at, parts[i].data, parts[i].size);
-        at += parts[i].size;
-    }
-    return data;
-}
-
-static uint64_t link_delay(void)
-{
-    uint64_t delay = 20 * NS_PER_US + random_below(&sim.random, sim.faults.link_ns_max);
-    return sim_fault(sim.faults.late) ? delay + random_below(&sim.random, 500 * NS_PER_MS) : delay;
-}
-
-static void env_send_peer(void *arg, uint16_t to, const struct slice *parts, unsigned count)
-{
-    struct sim_node *node = arg;
-    if (sim.cut[node->id][to] || sim_fault(sim.faults.lose))
-        return;
-    for (uint32_t copies = sim_fault(sim.faults.twice) ? 2 : 1; copies > 0; copies--) {
-        struct sim_event *event = sim_after(link_delay(), arrive, node);
-        event->a = node->id;
-        event->b = to;
-        event->data = join(parts, count, &event->size);
-    }
-}
-
-static void arrive_at_client(struct sim_event *event)
-{
-    sim_client_reply(event->a, event->data, event->size);
-    free(event->data);
-    free(event);
-}
-
-static void env_send_client(void *arg, void *link, const struct slice *parts, unsigned count, struct buf *payload,
-                            uint32_t offset, uint32_t size)
-{
-    struct slice all[8];
-    (void)arg;
-    memcpy(all, parts, count * sizeof(*parts));
-    if (payload != NULL)
-        all[count++] = (struct slice){payload->data + offset, size};
-    if (sim_fault(sim.faults.lose))
-        return;
-    struct sim_event *event = sim_after(link_delay(), arrive_at_client, NULL);
-    event->a = (uint32_t)(uintptr_t)link - 1;
-    event->data = join(all, count, &event->size);
 }
 
 static uint64_t env_client_pending(void *arg, void *link)
@@ -186,10 +117,7 @@ static uint64_t env_realtime(void *arg)
 static bool env_owns(void *arg, uint32_t shard, const char *key, size_t size)
 {
     (void)arg;
-    (void)shard;
-    (void)key;
-    (void)size;
-    return true;
+    return size == 4 && memcmp(key, "key", 3) == 0 && sim_group_of((uint32_t)(key[3] - '0')) == shard;
 }
 
 static bool env_storage_full(void *arg)
@@ -220,7 +148,7 @@ static void env_role(void *arg, uint32_t group, uint64_t epoch, bool leading)
     (void)arg;
     (void)group;
     (void)epoch;
-    sim.elections += leading;
+    sim.totals.elections += leading;
 }
 
 /* Stands for the map group: admits at once, which is the hardest case for the rule that leads here. */
@@ -316,8 +244,8 @@ void sim_node_start(struct sim_node *node)
         .arg = node,
         .monotonic_ns = env_monotonic,
         .realtime_ns = env_realtime,
-        .send_peer = env_send_peer,
-        .send_client = env_send_client,
+        .send_peer = sim_send_peer,
+        .send_client = sim_send_client,
         .client_pending = env_client_pending,
         .persist = env_persist,
         .persist_submit = env_persist_submit,
@@ -368,7 +296,7 @@ void sim_node_crash(struct sim_node *node)
 {
     ASSERT(node->up);
     node->up = false;
-    sim.crashes++;
+    sim.totals.crashes++;
     /* Of what was on its way, some first part may have reached the disk: whole batches, and of the last one some
      * records. */
     bool cut = false;

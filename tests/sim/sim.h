@@ -16,11 +16,14 @@
 
 /* Which faults a run has, and how much; drawn from the seed (a swarm). Rates are per million. */
 struct sim_faults {
-    uint32_t lose, twice, late; /* messages between nodes */
+    uint32_t lose, twice, late; /* frames */
+    uint32_t corrupt;           /* bits of a frame flip */
     uint32_t crash;             /* per fault tick (10 ms) and node */
     uint32_t partition;         /* per fault tick */
     uint32_t pause;             /* a process stands still for up to 2 s */
-    uint64_t disk_ns_max;       /* how long a group commit may take */
+    uint32_t jump;              /* a wall clock is set, per fault tick */
+    uint32_t stall;             /* a group commit takes up to a second */
+    uint64_t disk_ns_max;       /* how long a group commit may take otherwise */
     uint32_t drift_ppm;         /* of monotonic clocks, each way */
     uint64_t skew_ns;           /* of wall clocks, each way */
     uint64_t link_ns_max;
@@ -85,6 +88,7 @@ struct sim_operation {
     uint64_t condition;
     uint64_t at;      /* SIM_GET_AT */
     uint64_t version; /* made or seen */
+    uint64_t time;    /* platform time of that version */
     bool failed;      /* certainly not applied; a condition failed at `version`, where that is known */
     bool seen;        /* version says what was there */
     bool deleted;
@@ -94,14 +98,21 @@ struct sim_client {
     uint32_t id;
     uint64_t sequence;
     uint64_t attempt;          /* names the latest request on the wire */
+    bool damaged;              /* and its bits have flipped: what is answered is no word of the store's */
     struct sim_operation *now; /* under way */
     uint64_t deadline;
     uint32_t node; /* asked last */
     uint64_t hlc;
 };
 
+/* What a run did, to be said in one line. */
+struct sim_totals {
+    uint64_t operations, acknowledged, reads, unknown, steps; /* steps: of the search for an order */
+    uint64_t crashes, partitions, pauses, elections, jumps, corrupted;
+};
+
 struct sim {
-    uint64_t seed, now, events_run, numbers;
+    uint64_t seed, steps, now, events_run, numbers;
     struct random random;
     struct sim_faults faults;
     uint32_t node_count, group_count, client_count;
@@ -115,8 +126,8 @@ struct sim {
     uint64_t values;
     struct sim_event **queue;
     size_t queue_count, queue_capacity;
-    uint64_t acknowledged, reads, crashes, partitions, elections;
-    uint64_t trace; /* a digest of everything that happened, to prove that a seed replays */
+    struct sim_totals totals; /* of this run */
+    uint64_t trace;           /* a digest of everything that happened, to prove that a seed replays */
     bool verbose;
 };
 
@@ -134,6 +145,20 @@ uint64_t sim_realtime(const struct sim_node *node);
 bool sim_fault(uint32_t per_million);
 void sim_world_free(void);
 
+/* run.c */
+void sim_run_seed(uint64_t seed, uint64_t steps);
+void sim_clear(void);
+
+/* network.c */
+struct sim_event *sim_frame(uint64_t delay, void (*run)(struct sim_event *event), const struct slice *parts,
+                            unsigned count);
+/* Flips some bits. True when that happened. */
+bool sim_corrupt(uint8_t *data, size_t size);
+uint64_t sim_link_delay(void);
+void sim_send_peer(void *arg, uint16_t to, const struct slice *parts, unsigned count);
+void sim_send_client(void *arg, void *link, const struct slice *parts, unsigned count, struct buf *payload,
+                     uint32_t offset, uint32_t size);
+
 /* nodes.c */
 void sim_node_start(struct sim_node *node);
 void sim_node_crash(struct sim_node *node);
@@ -143,6 +168,7 @@ bool sim_node_hold(struct sim_node *node, struct sim_event *event);
 void sim_node_free(struct sim_node *node);
 
 /* clients.c */
+uint32_t sim_group_of(uint32_t key);
 void sim_clients_start(void);
 void sim_client_reply(uint32_t client, const uint8_t *data, size_t size);
 

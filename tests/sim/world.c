@@ -17,7 +17,8 @@ void sim_fail(const char *format, ...)
     va_start(arguments, format);
     vfprintf(stderr, format, arguments);
     va_end(arguments);
-    fprintf(stderr, "\nTo see it again: make sim SEED=%llu\n", (unsigned long long)sim.seed);
+    fprintf(stderr, "\nTo see it again: make sim SEED=%llu STEPS=%llu\n", (unsigned long long)sim.seed,
+            (unsigned long long)sim.steps);
     exit(1);
 }
 

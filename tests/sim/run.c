@@ -1,0 +1,169 @@
+/* One run: a swarm of faults drawn from the seed, then peace, in which everything must come to agree. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/sim.h"
+
+#define FAULT_TICK_NS (10 * NS_PER_MS)
+#define HEAL_NS       (5 * NS_PER_S)
+
+static uint32_t maybe(uint32_t most)
+{
+    return random_below(&sim.random, 2) ? 0 : 1 + (uint32_t)random_below(&sim.random, most);
+}
+
+/* A wall clock as the time service keeps it. */
+static int64_t near_skew(void)
+{
+    return (int64_t)random_below(&sim.random, 2 * sim.faults.skew_ns + 1) - (int64_t)sim.faults.skew_ns;
+}
+
+/* A swarm: each run draws which faults it has and how much of each (Groce et al., 2012). */
+static void draw(void)
+{
+    sim.node_count = random_below(&sim.random, 4) == 0 ? 5 : random_below(&sim.random, 10) == 0 ? 1 : 3;
+    sim.group_count = 1 + (uint32_t)random_below(&sim.random, SIM_GROUPS_MAX);
+    sim.client_count = 2 + (uint32_t)random_below(&sim.random, SIM_CLIENTS_MAX - 1);
+    sim.memory_only = random_below(&sim.random, 4) == 0;
+    sim.faults = (struct sim_faults){
+        .lose = maybe(100000),
+        .twice = maybe(100000),
+        .late = maybe(50000),
+        .crash = maybe(6000),
+        .partition = maybe(10000),
+        .pause = maybe(4000),
+        .corrupt = maybe(30000),
+        .jump = maybe(2000),
+        .stall = maybe(2000),
+        .disk_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 50 * NS_PER_MS : NS_PER_MS),
+        .drift_ppm = (uint32_t)random_below(&sim.random, 500),
+        .skew_ns = random_below(&sim.random, 200 * NS_PER_MS),
+        .link_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 20 * NS_PER_MS : NS_PER_MS),
+    };
+    if (random_below(&sim.random, 3) == 0) {
+        /* A violent run: leaders come and go before they have told everybody anything. */
+        sim.faults.crash = 3000 + (uint32_t)random_below(&sim.random, 15000);
+        sim.faults.partition = 10000 + (uint32_t)random_below(&sim.random, 50000);
+    }
+    for (uint32_t id = 1; id <= sim.node_count; id++) {
+        struct sim_node *node = &sim.nodes[id];
+        node->id = id;
+        node->drift_ppm = (int64_t)random_below(&sim.random, 2 * sim.faults.drift_ppm + 1) - sim.faults.drift_ppm;
+        node->skew_ns = near_skew();
+    }
+}
+
+static void restart(struct sim_event *event)
+{
+    struct sim_node *node = event->arg;
+    if (!node->up)
+        sim_node_start(node);
+    free(event);
+}
+
+/* A volatile pool keeps its word while a quorum of processes survives, and asks no more of the simulator. */
+static bool may_crash(void)
+{
+    uint32_t whole = 0;
+    for (uint32_t id = 1; id <= sim.node_count; id++) {
+        const struct sim_node *node = &sim.nodes[id];
+        bool memory = node->up;
+        for (uint32_t group = 1; memory && group <= sim.group_count; group++)
+            memory = !host__replica(node->host, group)->paxos.options.amnesiac;
+        whole += memory;
+    }
+    return !sim.memory_only || whole > sim.node_count / 2 + 1;
+}
+
+static void partition(void)
+{
+    sim.totals.partitions++;
+    for (uint32_t from = 1; from <= sim.node_count; from++)
+        for (uint32_t to = 1; to <= sim.node_count; to++)
+            sim.cut[from][to] = from != to && random_below(&sim.random, 3) == 0; /* asymmetric too */
+}
+
+static void heal_links(void)
+{
+    memset(sim.cut, 0, sizeof(sim.cut));
+}
+
+static void fault_tick(struct sim_event *event)
+{
+    for (uint32_t id = 1; id <= sim.node_count; id++) {
+        struct sim_node *node = &sim.nodes[id];
+        if (node->up && sim_fault(sim.faults.crash) && may_crash()) {
+            sim_node_crash(node);
+            sim_after(random_below(&sim.random, 2 * NS_PER_S), restart, node);
+            if (random_below(&sim.random, 2) == 0)
+                for (uint32_t other = 1; other <= sim.node_count; other++)
+                    if (sim.nodes[other].up) {
+                        host_peer_down(sim.nodes[other].host, (uint16_t)id, random_below(&sim.random, 2) == 0);
+                        sim_node_round(&sim.nodes[other]);
+                    }
+        } else if (node->up && sim_fault(sim.faults.pause)) {
+            node->paused_until = sim.now + random_below(&sim.random, 2 * NS_PER_S);
+            sim.totals.pauses++;
+        }
+        if (sim_fault(sim.faults.jump)) {
+            node->skew_ns = (int64_t)random_below(&sim.random, 2 * NS_PER_S) - (int64_t)NS_PER_S;
+            sim.totals.jumps++;
+        }
+    }
+    if (sim_fault(sim.faults.partition))
+        partition();
+    else if (random_below(&sim.random, 100) == 0)
+        heal_links();
+    sim_check_leases();
+    sim_after(FAULT_TICK_NS, fault_tick, NULL);
+    free(event);
+}
+
+void sim_run_seed(uint64_t seed, uint64_t steps)
+{
+    memset(&sim.random, 0, sizeof(sim.random));
+    random_seed(&sim.random, seed);
+    sim.seed = seed;
+    sim.steps = steps;
+    draw();
+    for (uint32_t id = 1; id <= sim.node_count; id++)
+        sim_node_start(&sim.nodes[id]);
+    sim_after(FAULT_TICK_NS, fault_tick, NULL);
+    sim_clients_start();
+    while (sim.events_run < steps && sim_run_one())
+        if ((sim.events_run & 63) == 0)
+            sim_check_leases();
+    /* Faults stop; everything must come to rest in agreement. */
+    sim.healing = true;
+    heal_links();
+    /* Clocks more than 500 ms apart stop writes, as they should. */
+    for (uint32_t id = 1; id <= sim.node_count; id++)
+        sim.nodes[id].skew_ns = near_skew();
+    for (uint32_t id = 1; id <= sim.node_count; id++)
+        if (!sim.nodes[id].up)
+            sim_node_start(&sim.nodes[id]);
+    uint64_t before = sim.totals.acknowledged, until = sim.now + HEAL_NS;
+    while (sim.now < until && sim_run_one())
+        ;
+    if (sim.totals.acknowledged == before)
+        sim_fail("liveness: no write succeeded in %llu s without faults", (unsigned long long)(HEAL_NS / NS_PER_S));
+    /* Clients end what they are at, so that replicas can be compared. */
+    for (uint32_t i = 0; i < sim.client_count; i++)
+        sim.clients[i].deadline = 0;
+    sim.client_count = 0;
+    until = sim.now + 2 * NS_PER_S;
+    while (sim.now < until && sim_run_one())
+        ;
+}
+
+void sim_clear(void)
+{
+    for (uint32_t id = 1; id <= SIM_NODES_MAX; id++)
+        sim_node_free(&sim.nodes[id]);
+    for (uint32_t i = 0; i < SIM_CLIENTS_MAX; i++)
+        free(sim.clients[i].now);
+    sim_world_free();
+    bool verbose = sim.verbose;
+    memset(&sim, 0, sizeof(sim));
+    sim.verbose = verbose;
+}
