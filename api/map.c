@@ -150,6 +150,31 @@ static enum sluice_status read_cluster(const struct reading *reading, const json
     return SLUICE_OK;
 }
 
+/* Both came with the second level; a map from before speaks of nodes that are up and understand the first alone. */
+static enum sluice_status read_node_state(const struct reading *reading, const json_t *item, struct map_node *node)
+{
+    const json_t *state = json_object_get(item, "state"), *levels = json_object_get(item, "levels");
+    uint64_t low = 1, high = 1;
+    node->state = MAP_NODE_UP;
+    if (state != NULL) {
+        int known = MAP_NODE_UP;
+        while (known <= MAP_NODE_GONE &&
+               (!json_is_string(state) ||
+                strcmp(json_string_value(state), map_node_state_name((enum map_node_state)known)) != 0))
+            known++;
+        if (known > MAP_NODE_GONE)
+            return refuse(reading, "cluster map: node %u has a state that is not known here", node->id);
+        node->state = (enum map_node_state)known;
+    }
+    if (levels != NULL &&
+        (json_array_size(levels) != 2 || !read_number(json_array_get(levels, 0), &low) ||
+         !read_number(json_array_get(levels, 1), &high) || low < 1 || high < low || high > UINT16_MAX))
+        return refuse(reading, "cluster map: node %u needs \"levels\", the lowest and the highest one", node->id);
+    node->level_min = (uint16_t)low;
+    node->level_max = (uint16_t)high;
+    return SLUICE_OK;
+}
+
 static enum sluice_status read_node(const struct reading *reading, const json_t *item, struct map_node *node)
 {
     uint64_t id = 0;
@@ -163,6 +188,9 @@ static enum sluice_status read_node(const struct reading *reading, const json_t 
     if (status != SLUICE_OK)
         return status;
     node->id = (uint16_t)id;
+    status = read_node_state(reading, item, node);
+    if (status != SLUICE_OK)
+        return status;
     for (size_t i = 0; i < json_array_size(addresses); i++) {
         const json_t *text = json_array_get(addresses, i);
         if (!json_is_string(text) || json_string_length(text) == 0 || json_string_length(text) > ADDRESS_BYTES_MAX)
@@ -286,29 +314,80 @@ static enum sluice_status read_pools(const struct reading *reading, const json_t
     return SLUICE_OK;
 }
 
+static enum sluice_status read_replica(const struct reading *reading, const json_t *entry,
+                                       const struct map_shard *shard, struct map_replica *replica)
+{
+    uint64_t node = 0;
+    enum sluice_status status = number_of(reading, entry, "a replica", "node", 1, UINT16_MAX, &node);
+    if (status == SLUICE_OK)
+        status = number_of(reading, entry, "a replica", "incarnation", 0, UINT64_MAX, &replica->incarnation);
+    if (status != SLUICE_OK)
+        return status;
+    if (map_node_find(reading->map, (uint16_t)node) == NULL)
+        return refuse(reading, "cluster map: shard %u has a replica on node %u, which is not there", shard->id,
+                      (unsigned)node);
+    if (map_replica_find(shard, (uint16_t)node) != NULL)
+        return refuse(reading, "cluster map: shard %u has two replicas on node %u", shard->id, (unsigned)node);
+    replica->node = (uint16_t)node;
+    replica->joined = json_is_true(json_object_get(entry, "joined"));
+    return SLUICE_OK;
+}
+
+static enum sluice_status read_founders(const struct reading *reading, const json_t *item, struct map_shard *shard)
+{
+    size_t i;
+    const json_t *array = json_object_get(item, "founders"), *value;
+    if (array == NULL) { /* nothing has changed since */
+        for (i = 0; i < shard->replica_count; i++)
+            if (shard->replicas[i].node < 64)
+                shard->founders |= UINT64_C(1) << shard->replicas[i].node;
+        return SLUICE_OK;
+    }
+    json_array_foreach(array, i, value)
+    {
+        uint64_t node = 0;
+        if (!read_number(value, &node) || node == 0 || node > 63)
+            return refuse(reading, "cluster map: shard %u names a founder that is no node", shard->id);
+        shard->founders |= UINT64_C(1) << node;
+    }
+    return SLUICE_OK;
+}
+
 static enum sluice_status read_replicas(const struct reading *reading, const json_t *item, struct map_shard *shard)
 {
-    const json_t *array = json_object_get(item, "replicas");
+    const json_t *array = json_object_get(item, "replicas"), *leaving = json_object_get(item, "leaving");
     size_t count = json_array_size(array);
+    enum sluice_status status = SLUICE_OK;
     if (!json_is_array(array) || count == 0 || count > MAP_REPLICAS_MAX)
         return refuse(reading, "cluster map: shard %u needs 1 to %u replicas", shard->id, MAP_REPLICAS_MAX);
-    for (size_t i = 0; i < count; i++) {
-        struct map_replica *replica = &shard->replicas[i];
-        uint64_t node = 0;
-        const json_t *entry = json_array_get(array, i);
-        enum sluice_status status = number_of(reading, entry, "a replica", "node", 1, UINT16_MAX, &node);
-        if (status == SLUICE_OK)
-            status = number_of(reading, entry, "a replica", "incarnation", 0, UINT64_MAX, &replica->incarnation);
-        if (status != SLUICE_OK)
-            return status;
-        replica->node = (uint16_t)node;
-        if (map_node_find(reading->map, replica->node) == NULL)
-            return refuse(reading, "cluster map: shard %u has a replica on node %u, which is not there", shard->id,
-                          replica->node);
-        for (size_t k = 0; k < i; k++)
-            if (shard->replicas[k].node == replica->node)
-                return refuse(reading, "cluster map: shard %u has two replicas on node %u", shard->id, replica->node);
-        shard->replica_count++;
+    if (json_array_size(leaving) > MAP_REPLICAS_MAX)
+        return refuse(reading, "cluster map: shard %u has more than %u replicas that leave", shard->id,
+                      MAP_REPLICAS_MAX);
+    for (size_t i = 0; status == SLUICE_OK && i < count; i++) {
+        status = read_replica(reading, json_array_get(array, i), shard, &shard->replicas[i]);
+        shard->replica_count += status == SLUICE_OK;
+    }
+    for (size_t i = 0; status == SLUICE_OK && i < json_array_size(leaving); i++) {
+        status = read_replica(reading, json_array_get(leaving, i), shard, &shard->leaving[i]);
+        shard->leaving_count += status == SLUICE_OK;
+    }
+    if (status == SLUICE_OK)
+        status = optional_number(reading, item, "a shard", "moving", &shard->moving);
+    return status == SLUICE_OK ? read_founders(reading, item, shard) : status;
+}
+
+/* A map from before the second level does not speak of its own group: it was on all nodes. */
+static enum sluice_status read_group(const struct reading *reading, const json_t *document)
+{
+    struct map *map = reading->map;
+    const json_t *item = json_object_get(document, "map_group");
+    map->group = (struct map_shard){.id = MAP_GROUP, .epoch = 1, .pool = SIZE_MAX};
+    if (item != NULL)
+        return read_replicas(reading, item, &map->group);
+    for (size_t i = 0; i < map->node_count && i < MAP_REPLICAS_MAX; i++) {
+        map->group.replicas[map->group.replica_count++] = (struct map_replica){.node = map->nodes[i].id};
+        if (map->nodes[i].id < 64)
+            map->group.founders |= UINT64_C(1) << map->nodes[i].id;
     }
     return SLUICE_OK;
 }
@@ -455,10 +534,16 @@ static enum sluice_status read_document(const struct reading *reading, const jso
     if (status == SLUICE_OK)
         status = number_of(reading, document, "it", "next_shard", 1, UINT32_MAX, &next_shard);
     reading->map->next_shard = (uint32_t)next_shard;
+    uint64_t level = 0;
+    if (status == SLUICE_OK)
+        status = optional_number(reading, document, "it", "level", &level);
+    reading->map->level = level == 0 ? 1 : level > UINT32_MAX ? UINT32_MAX : (uint32_t)level;
     if (status == SLUICE_OK)
         status = read_cluster(reading, document);
     if (status == SLUICE_OK)
         status = read_nodes(reading, document);
+    if (status == SLUICE_OK)
+        status = read_group(reading, document);
     if (status == SLUICE_OK)
         status = read_pools(reading, document);
     if (status == SLUICE_OK)
@@ -619,5 +704,33 @@ const char *map_pool_state_name(enum map_pool_state state)
 {
     static const char *const names[] = {
         [MAP_POOL_LIVE] = "live", [MAP_POOL_CREATING] = "creating", [MAP_POOL_DELETING] = "deleting"};
+    return names[state];
+}
+
+/* ---- Members ---- */
+
+const struct map_replica *map_replica_find(const struct map_shard *shard, uint16_t node)
+{
+    for (size_t i = 0; i < shard->replica_count; i++)
+        if (shard->replicas[i].node == node)
+            return &shard->replicas[i];
+    for (size_t i = 0; i < shard->leaving_count; i++)
+        if (shard->leaving[i].node == node)
+            return &shard->leaving[i];
+    return NULL;
+}
+
+uint64_t map_wanted(const struct map_shard *shard)
+{
+    uint64_t mask = 0;
+    for (size_t i = 0; i < shard->replica_count; i++)
+        if (shard->replicas[i].node < 64)
+            mask |= UINT64_C(1) << shard->replicas[i].node;
+    return mask;
+}
+
+const char *map_node_state_name(enum map_node_state state)
+{
+    static const char *const names[] = {"up", "joining", "draining", "gone"};
     return names[state];
 }

@@ -12,28 +12,44 @@
 #define MAP_GROUP        0u /* the Paxos group that keeps the map; shards are 1, 2, 3 … */
 #define MAP_FORMAT       1
 #define MAP_REPLICAS_MAX 7
+/* What the nodes may do with each other: raised by the map once every node that belongs to the cluster understands it,
+ * so that a release can be rolled out node by node. 1: members fixed at the first start. 2: members change. */
+#define MAP_LEVEL     2
+#define MAP_LEVEL_MIN 1
 
 enum map_pool_kind { MAP_POOL_PERSISTENT, MAP_POOL_VOLATILE, MAP_POOL_TRIGGER };
 enum map_pool_state { MAP_POOL_LIVE, MAP_POOL_CREATING, MAP_POOL_DELETING };
 
+/* Joining: declared, has not registered yet. Draining: its replicas move away. Gone: holds nothing, may be forgotten.
+ */
+enum map_node_state { MAP_NODE_UP, MAP_NODE_JOINING, MAP_NODE_DRAINING, MAP_NODE_GONE };
+
 struct map_node {
     uint16_t id;
-    uint64_t incarnation; /* the process that registered last; 0 none yet */
-    char **addresses;     /* fabric addresses, best first */
+    enum map_node_state state;
+    uint16_t level_min, level_max; /* that its process understands; 1 to 1 where it did not say */
+    uint64_t incarnation;          /* the process that registered last; 0 none yet */
+    char **addresses;              /* fabric addresses, best first */
     size_t address_count;
 };
 
 struct map_replica {
     uint16_t node;
     uint64_t incarnation; /* volatile pools: the process that votes; 0: it must be admitted again */
+    bool joined;          /* came later than the shard's beginning: it starts without members and is taught */
 };
 
 struct map_shard {
     uint32_t id;
     uint64_t epoch;                                /* 1, and one more each time that a volatile shard lost its memory */
-    struct map_replica replicas[MAP_REPLICAS_MAX]; /* the first one is preferred as leader */
+    struct map_replica replicas[MAP_REPLICAS_MAX]; /* wanted; the first one is preferred as leader */
     size_t replica_count;
-    size_t pool; /* index into pools */
+    struct map_replica
+        leaving[MAP_REPLICAS_MAX]; /* not wanted any more, and kept until the log's members are settled */
+    size_t leaving_count;
+    uint64_t founders; /* mask of the nodes that the shard, in this epoch, began with */
+    uint64_t moving;   /* the epoch of the map that wants this, until the log's members are known to be it; then 0 */
+    size_t pool;       /* index into pools */
 };
 
 struct map_pool {
@@ -71,7 +87,9 @@ struct map_lambda {
 struct map {
     uint64_t epoch; /* one more with each change */
     uint8_t cluster[16];
+    uint32_t level; /* the highest that all nodes understand */
     uint32_t next_shard;
+    struct map_shard group; /* of the map itself: MAP_GROUP's placement; it belongs to no pool */
     struct map_node *nodes;
     size_t node_count;
     struct map_pool *pools; /* sorted by prefix */
@@ -94,6 +112,11 @@ const struct map_pool *map_pool_find(const struct map *self, const char *prefix,
 const struct map_pool *map_pool_of(const struct map *self, const char *key, size_t size);
 const struct map_shard *map_shard_find(const struct map *self, uint32_t id);
 const struct map_node *map_node_find(const struct map *self, uint16_t id);
+/* What the map says of the node's replica of the shard, wanted or leaving; NULL: the node is to hold none. */
+const struct map_replica *map_replica_find(const struct map_shard *shard, uint16_t node);
+/* The nodes that are wanted, as a mask. */
+uint64_t map_wanted(const struct map_shard *shard);
+const char *map_node_state_name(enum map_node_state state);
 struct map_lambda *map_lambda_find(const struct map *self, const char *name);
 /* The shard of a key in its pool: CRC32C of `token` (the key, or what the affinity regex captured) modulo the number of
  * shards. */

@@ -23,6 +23,11 @@ static bool add(json_t *array, json_t *item)
     return json_array_append_new(array, item) == 0;
 }
 
+static bool set(json_t *object, const char *name, json_t *value)
+{
+    return json_object_set_new(object, name, value) == 0;
+}
+
 static json_t *format_nodes(const struct map *self)
 {
     json_t *array = json_array();
@@ -33,10 +38,15 @@ static json_t *format_nodes(const struct map *self)
         good = addresses != NULL;
         for (size_t k = 0; good && k < node->address_count; k++)
             good = add(addresses, json_string(node->addresses[k]));
-        if (good)
-            good = add(array, json_pack("{s:i, s:o, s:O}", "id", (int)node->id, "incarnation",
-                                        number_text(node->incarnation), "addresses", addresses));
+        json_t *item = good ? json_pack("{s:i, s:o, s:O}", "id", (int)node->id, "incarnation",
+                                        number_text(node->incarnation), "addresses", addresses)
+                            : NULL;
         json_decref(addresses);
+        if (item != NULL && node->state != MAP_NODE_UP)
+            good = set(item, "state", json_string(map_node_state_name(node->state)));
+        if (item != NULL && good && node->level_max > 1)
+            good = set(item, "levels", json_pack("[i, i]", (int)node->level_min, (int)node->level_max));
+        good = add(array, item) && good;
     }
     if (good)
         return array;
@@ -70,22 +80,60 @@ static json_t *format_pools(const struct map *self)
     return NULL;
 }
 
+static json_t *format_replicas(const struct map_replica *replicas, size_t count)
+{
+    json_t *array = json_array();
+    bool good = array != NULL;
+    for (size_t i = 0; good && i < count; i++) {
+        json_t *item =
+            json_pack("{s:i, s:o}", "node", (int)replicas[i].node, "incarnation", number_text(replicas[i].incarnation));
+        if (item != NULL && replicas[i].joined)
+            good = set(item, "joined", json_true());
+        good = add(array, item) && good;
+    }
+    if (good)
+        return array;
+    json_decref(array);
+    return NULL;
+}
+
+static json_t *format_mask(uint64_t mask)
+{
+    json_t *array = json_array();
+    bool good = array != NULL;
+    for (unsigned node = 0; good && node < 64; node++)
+        if ((mask >> node & 1) != 0)
+            good = add(array, json_integer((json_int_t)node));
+    if (good)
+        return array;
+    json_decref(array);
+    return NULL;
+}
+
+/* What only a shard that has moved has to say is left out otherwise: there may be thousands of them. */
+static json_t *format_shard(const struct map_shard *shard)
+{
+    json_t *item = json_pack("{s:I, s:o, s:o}", "id", (json_int_t)shard->id, "epoch", small_number(shard->epoch),
+                             "replicas", format_replicas(shard->replicas, shard->replica_count));
+    bool good = item != NULL;
+    if (good && shard->leaving_count > 0)
+        good = set(item, "leaving", format_replicas(shard->leaving, shard->leaving_count));
+    if (good && shard->founders != map_wanted(shard))
+        good = set(item, "founders", format_mask(shard->founders));
+    if (good && shard->moving != 0)
+        good = set(item, "moving", small_number(shard->moving));
+    if (good)
+        return item;
+    json_decref(item);
+    return NULL;
+}
+
 static json_t *format_shards(const struct map *self)
 {
     json_t *array = json_array();
     bool good = array != NULL;
-    for (size_t i = 0; good && i < self->shard_count; i++) {
-        const struct map_shard *shard = &self->shards[i];
-        json_t *replicas = json_array();
-        good = replicas != NULL;
-        for (size_t k = 0; good && k < shard->replica_count; k++)
-            good = add(replicas, json_pack("{s:i, s:o}", "node", (int)shard->replicas[k].node, "incarnation",
-                                           number_text(shard->replicas[k].incarnation)));
-        if (good)
-            good = add(array, json_pack("{s:I, s:o, s:O}", "id", (json_int_t)shard->id, "epoch",
-                                        small_number(shard->epoch), "replicas", replicas));
-        json_decref(replicas);
-    }
+    for (size_t i = 0; good && i < self->shard_count; i++)
+        good = add(array, format_shard(&self->shards[i]));
     if (good)
         return array;
     json_decref(array);
@@ -128,7 +176,13 @@ char *map_format(const struct map *self)
         json_pack("{s:i, s:o, s:s, s:I, s:o, s:o, s:o, s:o}", "format", MAP_FORMAT, "epoch", small_number(self->epoch),
                   "cluster", cluster, "next_shard", (json_int_t)self->next_shard, "nodes", format_nodes(self), "pools",
                   format_pools(self), "shards", format_shards(self), "lambdas", format_lambdas(self));
-    char *text = document == NULL ? NULL : json_dumps(document, JSON_COMPACT);
+    bool good = document != NULL;
+    if (good && self->level > 1)
+        good = set(document, "level", json_integer((json_int_t)self->level));
+    /* At the first level members are fixed, and the readers of then know no more. */
+    if (good && self->level > 1 && self->group.replica_count > 0)
+        good = set(document, "map_group", format_shard(&self->group));
+    char *text = good ? json_dumps(document, JSON_COMPACT) : NULL;
     json_decref(document);
     return text;
 }

@@ -1,6 +1,5 @@
 #include "core/cluster/changes.h"
 
-#include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,20 +7,13 @@
 
 #include "core/base/pattern.h"
 #include "core/base/text.h"
+#include "core/cluster/changes__.h"
 #include "core/cluster/cluster.h"
 
 #define MAP_TEXT_BYTES_MAX (14u << 20)
 #define LAMBDAS_MAX        256u
 
-/* One change under way: `next` is a copy of the map that may be altered freely. */
-struct edit {
-    struct change *change;
-    struct map *next;
-    json_t *document;
-};
-
-__attribute__((format(printf, 3, 4))) static void refuse(struct edit *edit, enum sluice_status outcome,
-                                                         const char *format, ...)
+void change__refuse(struct edit *edit, enum sluice_status outcome, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
@@ -35,8 +27,7 @@ static const char *text_of(const struct edit *edit, const char *name)
     return json_string_value(json_object_get(edit->document, name));
 }
 
-/* 64-bit numbers come as text or as numbers. */
-static bool number_of(const json_t *value, uint64_t *out)
+bool change__number(const json_t *value, uint64_t *out)
 {
     if (json_is_integer(value) && json_integer_value(value) >= 0) {
         *out = (uint64_t)json_integer_value(value);
@@ -55,20 +46,7 @@ static void *grown(void *array, size_t count, size_t item)
     return reallocarray(array, count + 1, item);
 }
 
-/* ---- Placement ---- */
-
-/* Replicas of shard number `id`: as many nodes as wanted, beginning one further with each shard, so that leaders spread
- * evenly. */
-static void place(const struct map *map, enum map_pool_kind kind, uint32_t wanted, struct map_shard *shard)
-{
-    size_t count = wanted < map->node_count ? wanted : map->node_count;
-    shard->replica_count = count;
-    for (size_t i = 0; i < count; i++) {
-        const struct map_node *node = &map->nodes[(shard->id - 1 + i) % map->node_count];
-        shard->replicas[i] =
-            (struct map_replica){.node = node->id, .incarnation = kind == MAP_POOL_VOLATILE ? node->incarnation : 0};
-    }
-}
+/* ---- Shards ---- */
 
 static enum sluice_status add_shards(struct map *map, struct map_pool *pool, size_t pool_index, size_t count)
 {
@@ -79,16 +57,16 @@ static enum sluice_status add_shards(struct map *map, struct map_pool *pool, siz
     pool->shards = calloc(count, sizeof(*pool->shards));
     if (pool->shards == NULL)
         return SLUICE_MEMORY;
+    size_t first = map->shard_count;
     for (size_t i = 0; i < count; i++) {
         struct map_shard *shard = &map->shards[map->shard_count++];
         *shard = (struct map_shard){.id = map->next_shard++, .epoch = 1, .pool = pool_index};
-        place(map, pool->kind, pool->replicas, shard);
         pool->shards[pool->shard_count++] = shard->id;
     }
-    return SLUICE_OK;
+    return members__place_new(map, first);
 }
 
-/* ---- Bootstrap and nodes ---- */
+/* ---- Bootstrap ---- */
 
 static enum sluice_status apply_bootstrap(struct edit *edit)
 {
@@ -101,7 +79,7 @@ static enum sluice_status apply_bootstrap(struct edit *edit)
     }
     char *text = json_dumps(json_object_get(edit->document, "map"), JSON_COMPACT);
     if (text == NULL) {
-        refuse(edit, SLUICE_INVALID, "bootstrap needs a map");
+        change__refuse(edit, SLUICE_INVALID, "bootstrap needs a map");
         return SLUICE_OK;
     }
     enum sluice_status status = map_parse(text, strlen(text), &edit->next, error);
@@ -109,103 +87,7 @@ static enum sluice_status apply_bootstrap(struct edit *edit)
     if (status == SLUICE_MEMORY)
         return status;
     if (status != SLUICE_OK)
-        refuse(edit, status, "%s", error);
-    return SLUICE_OK;
-}
-
-/* A volatile replica's memory went with its process. Where no quorum of memories is left the shard begins a new epoch,
- * empty. */
-static void forget_memory(struct map *map, uint16_t node, uint64_t incarnation)
-{
-    for (size_t i = 0; i < map->shard_count; i++) {
-        struct map_shard *shard = &map->shards[i];
-        size_t voters = 0;
-        bool touched = false;
-        if (map->pools[shard->pool].kind != MAP_POOL_VOLATILE)
-            continue;
-        for (size_t k = 0; k < shard->replica_count; k++) {
-            struct map_replica *replica = &shard->replicas[k];
-            if (replica->node == node && replica->incarnation != incarnation) {
-                replica->incarnation = 0;
-                touched = true;
-            }
-            voters += replica->incarnation != 0;
-        }
-        if (!touched || voters >= shard->replica_count / 2 + 1)
-            continue;
-        shard->epoch++;
-        for (size_t k = 0; k < shard->replica_count; k++) {
-            const struct map_node *member = map_node_find(map, shard->replicas[k].node);
-            shard->replicas[k].incarnation = member == NULL ? 0 : member->incarnation;
-        }
-    }
-}
-
-static enum sluice_status set_addresses(struct map_node *node, const json_t *list)
-{
-    size_t count = json_array_size(list);
-    char **addresses = calloc(count + 1, sizeof(*addresses));
-    if (addresses == NULL)
-        return SLUICE_MEMORY;
-    for (size_t i = 0; i < node->address_count; i++)
-        free(node->addresses[i]);
-    free(node->addresses);
-    node->addresses = addresses;
-    node->address_count = 0;
-    for (size_t i = 0; i < count; i++) {
-        const char *text = json_string_value(json_array_get(list, i));
-        if (text == NULL)
-            continue;
-        if ((addresses[node->address_count] = strdup(text)) == NULL)
-            return SLUICE_MEMORY;
-        node->address_count++;
-    }
-    return SLUICE_OK;
-}
-
-static enum sluice_status apply_register(struct edit *edit)
-{
-    uint64_t id = 0, incarnation = 0;
-    if (!number_of(json_object_get(edit->document, "node"), &id) ||
-        !number_of(json_object_get(edit->document, "incarnation"), &incarnation) || incarnation == 0 ||
-        id > UINT16_MAX) {
-        refuse(edit, SLUICE_INVALID, "node_register needs a node and its incarnation");
-        return SLUICE_OK;
-    }
-    struct map_node *node = (struct map_node *)(uintptr_t)map_node_find(edit->next, (uint16_t)id);
-    if (node == NULL) {
-        refuse(edit, SLUICE_NOT_FOUND, "node %llu is no member of this cluster", (unsigned long long)id);
-        return SLUICE_OK;
-    }
-    if (incarnation < node->incarnation) {
-        refuse(edit, SLUICE_CONFLICT, "node %llu has started again since", (unsigned long long)id);
-        return SLUICE_OK;
-    }
-    node->incarnation = incarnation;
-    enum sluice_status status = set_addresses(node, json_object_get(edit->document, "addresses"));
-    if (status == SLUICE_OK)
-        forget_memory(edit->next, (uint16_t)id, incarnation);
-    return status;
-}
-
-static enum sluice_status apply_admit(struct edit *edit)
-{
-    uint64_t id = 0, node = 0, incarnation = 0;
-    if (!number_of(json_object_get(edit->document, "shard"), &id) ||
-        !number_of(json_object_get(edit->document, "node"), &node) ||
-        !number_of(json_object_get(edit->document, "incarnation"), &incarnation)) {
-        refuse(edit, SLUICE_INVALID, "shard_admit needs a shard, a node and its incarnation");
-        return SLUICE_OK;
-    }
-    struct map_shard *shard = (struct map_shard *)(uintptr_t)map_shard_find(edit->next, (uint32_t)id);
-    const struct map_node *member = map_node_find(edit->next, (uint16_t)node);
-    for (size_t i = 0;
-         shard != NULL && member != NULL && member->incarnation == incarnation && i < shard->replica_count; i++)
-        if (shard->replicas[i].node == node) {
-            shard->replicas[i].incarnation = incarnation;
-            return SLUICE_OK;
-        }
-    refuse(edit, SLUICE_CONFLICT, "the shard, the node or its process is no longer what it was");
+        change__refuse(edit, status, "%s", error);
     return SLUICE_OK;
 }
 
@@ -224,9 +106,9 @@ static bool policy_number(struct edit *edit, const json_t *object, const char *n
     const json_t *value = json_object_get(object, name);
     if (value == NULL || json_is_null(value))
         return true;
-    if (!number_of(value, out) || *out < low || *out > high) {
-        refuse(edit, SLUICE_INVALID, "\"%s\" must be a number from %llu to %llu", name, (unsigned long long)low,
-               (unsigned long long)high);
+    if (!change__number(value, out) || *out < low || *out > high) {
+        change__refuse(edit, SLUICE_INVALID, "\"%s\" must be a number from %llu to %llu", name, (unsigned long long)low,
+                       (unsigned long long)high);
         return false;
     }
     if (given != NULL)
@@ -246,10 +128,11 @@ static bool policy_kind(struct edit *edit, const json_t *object, struct policy *
     else if (kind != NULL && strcmp(kind, "volatile") == 0)
         out->kind = MAP_POOL_VOLATILE;
     else if (kind != NULL && strcmp(kind, "trigger") == 0) {
-        refuse(edit, SLUICE_UNPROCESSABLE, "trigger pools are not offered by this release; use a volatile pool");
+        change__refuse(edit, SLUICE_UNPROCESSABLE,
+                       "trigger pools are not offered by this release; use a volatile pool");
         return false;
     } else {
-        refuse(edit, SLUICE_INVALID, "\"kind\" must be \"persistent\", \"volatile\" or \"trigger\"");
+        change__refuse(edit, SLUICE_INVALID, "\"kind\" must be \"persistent\", \"volatile\" or \"trigger\"");
         return false;
     }
     return true;
@@ -266,8 +149,8 @@ static bool policy_affinity(struct edit *edit, const json_t *object, struct poli
     out->has_affinity = true;
     if (out->affinity == NULL ||
         pattern_compile(4, out->affinity, strlen(out->affinity), &pattern, error, sizeof(error)) != SLUICE_OK) {
-        refuse(edit, SLUICE_INVALID, "\"affinity\" must be a regular expression: %s",
-               out->affinity == NULL ? "a text was expected" : error);
+        change__refuse(edit, SLUICE_INVALID, "\"affinity\" must be a regular expression: %s",
+                       out->affinity == NULL ? "a text was expected" : error);
         return false;
     }
     pattern_destroy(pattern);
@@ -283,7 +166,7 @@ static bool policy_read(struct edit *edit, struct policy *out)
     json_t *value;
     *out = (struct policy){.kind = MAP_POOL_PERSISTENT, .shards = CLUSTER_ROOT_SHARDS, .replicas = CLUSTER_REPLICAS};
     if (object != NULL && !json_is_object(object)) {
-        refuse(edit, SLUICE_INVALID, "a pool's policy is a JSON object");
+        change__refuse(edit, SLUICE_INVALID, "a pool's policy is a JSON object");
         return false;
     }
     json_object_foreach((json_t *)(uintptr_t)object, name, value)
@@ -292,8 +175,9 @@ static bool policy_read(struct edit *edit, struct policy *out)
         while (i < sizeof(known) / sizeof(known[0]) && strcmp(known[i], name) != 0)
             i++;
         if (i == sizeof(known) / sizeof(known[0])) {
-            refuse(edit, SLUICE_INVALID,
-                   "a pool has no \"%s\"; known are kind, shards, replicas, affinity, retention, lateness", name);
+            change__refuse(edit, SLUICE_INVALID,
+                           "a pool has no \"%s\"; known are kind, shards, replicas, affinity, retention, lateness",
+                           name);
             return false;
         }
     }
@@ -301,8 +185,8 @@ static bool policy_read(struct edit *edit, struct policy *out)
     if (json_object_size(retention) > 0 &&
         (json_object_get(retention, "count") != NULL || json_object_get(retention, "age") != NULL ||
          json_object_get(retention, "bytes") != NULL)) {
-        refuse(edit, SLUICE_UNPROCESSABLE,
-               "retention is not offered by this release: pools keep every version; leave \"retention\" out");
+        change__refuse(edit, SLUICE_UNPROCESSABLE,
+                       "retention is not offered by this release: pools keep every version; leave \"retention\" out");
         return false;
     }
     const json_t *shards = json_object_get(object, "shards");
@@ -338,7 +222,8 @@ static enum sluice_status pool_again(struct edit *edit, struct map_pool *pool, c
     else if (policy->has_replicas && policy->replicas != pool->replicas)
         field = "replicas";
     if (field != NULL) {
-        refuse(edit, SLUICE_CONFLICT, "the pool's \"%s\" cannot be changed once it exists; make another pool", field);
+        change__refuse(edit, SLUICE_CONFLICT, "the pool's \"%s\" cannot be changed once it exists; make another pool",
+                       field);
         return SLUICE_OK;
     }
     pool->lateness_ns = policy->lateness_ns;
@@ -353,7 +238,7 @@ static enum sluice_status apply_pool_begin(struct edit *edit)
                       : prefix[0] == '\0' ? NULL
                                           : text_key_error(prefix, strlen(prefix));
     if (why != NULL) {
-        refuse(edit, SLUICE_INVALID, "%s", why);
+        change__refuse(edit, SLUICE_INVALID, "%s", why);
         return SLUICE_OK;
     }
     if (!policy_read(edit, &policy))
@@ -363,12 +248,12 @@ static enum sluice_status apply_pool_begin(struct edit *edit)
     if (pool != NULL)
         return pool_again(edit, pool, &policy);
     if (strncmp(prefix, "_sluice", 7) == 0 && (prefix[7] == '/' || prefix[7] == '\0')) {
-        refuse(edit, SLUICE_FORBIDDEN, "keys below _sluice/ are the store's own");
+        change__refuse(edit, SLUICE_FORBIDDEN, "keys below _sluice/ are the store's own");
         return SLUICE_OK;
     }
     if (map->shard_count + policy.shards > CLUSTER_SHARDS_MAX) {
-        refuse(edit, SLUICE_CONFLICT, "a cluster has at most %d shards; %zu are in use", CLUSTER_SHARDS_MAX,
-               map->shard_count);
+        change__refuse(edit, SLUICE_CONFLICT, "a cluster has at most %d shards; %zu are in use", CLUSTER_SHARDS_MAX,
+                       map->shard_count);
         return SLUICE_OK;
     }
     struct map_pool *pools = grown(map->pools, map->pool_count, sizeof(*pools));
@@ -404,7 +289,7 @@ static struct map_pool *pool_named(struct edit *edit)
     struct map_pool *pool =
         prefix == NULL ? NULL : (struct map_pool *)(uintptr_t)map_pool_find(edit->next, prefix, strlen(prefix));
     if (pool == NULL)
-        refuse(edit, SLUICE_NOT_FOUND, "there is no pool %s", prefix == NULL ? "without a prefix" : prefix);
+        change__refuse(edit, SLUICE_NOT_FOUND, "there is no pool %s", prefix == NULL ? "without a prefix" : prefix);
     return pool;
 }
 
@@ -441,11 +326,11 @@ static enum sluice_status apply_pool_remove(struct edit *edit, bool abort_only)
     if (pool == NULL)
         return SLUICE_OK;
     if (pool->prefix[0] == '\0') {
-        refuse(edit, SLUICE_CONFLICT, "the root pool cannot be removed");
+        change__refuse(edit, SLUICE_CONFLICT, "the root pool cannot be removed");
         return SLUICE_OK;
     }
     if (abort_only && pool->state == MAP_POOL_LIVE) {
-        refuse(edit, SLUICE_CONFLICT, "the pool is live by now");
+        change__refuse(edit, SLUICE_CONFLICT, "the pool is live by now");
         return SLUICE_OK;
     }
     remove_pool(edit->next, pool);
@@ -498,9 +383,10 @@ static enum sluice_status lambda_fill(struct edit *edit, struct map_lambda *lamb
     const char *name = text_of(edit, "name"), *sha256 = text_of(edit, "sha256");
     const json_t *config = json_object_get(edit->document, "config");
     const char *placement = text_of(edit, "placement"), *isolation = text_of(edit, "isolation");
-    (void)number_of(json_object_get(edit->document, "size"), &size);
-    if (!number_of(json_object_get(edit->document, "version"), &version) || sha256 == NULL || strlen(sha256) != 64) {
-        refuse(edit, SLUICE_INVALID, "lambda_put needs a version and the SHA-256 of the file");
+    (void)change__number(json_object_get(edit->document, "size"), &size);
+    if (!change__number(json_object_get(edit->document, "version"), &version) || sha256 == NULL ||
+        strlen(sha256) != 64) {
+        change__refuse(edit, SLUICE_INVALID, "lambda_put needs a version and the SHA-256 of the file");
         return SLUICE_OK;
     }
     *lambda = (struct map_lambda){
@@ -519,11 +405,11 @@ static enum sluice_status lambda_fill(struct edit *edit, struct map_lambda *lamb
     if (lambda->name == NULL || lambda->config == NULL || lambda->placement == NULL || lambda->isolation == NULL)
         return SLUICE_MEMORY;
     if (strcmp(lambda->placement, "leader") != 0)
-        refuse(edit, SLUICE_UNPROCESSABLE, "placement \"%s\" is not offered by this release; \"leader\" is",
-               lambda->placement);
+        change__refuse(edit, SLUICE_UNPROCESSABLE, "placement \"%s\" is not offered by this release; \"leader\" is",
+                       lambda->placement);
     else if (strcmp(lambda->isolation, "inprocess") != 0)
-        refuse(edit, SLUICE_UNPROCESSABLE, "isolation \"%s\" is not offered by this release; \"inprocess\" is",
-               lambda->isolation);
+        change__refuse(edit, SLUICE_UNPROCESSABLE, "isolation \"%s\" is not offered by this release; \"inprocess\" is",
+                       lambda->isolation);
     return lambda_watches(lambda, json_object_get(edit->document, "watches"));
 }
 
@@ -533,16 +419,16 @@ static enum sluice_status apply_lambda_put(struct edit *edit)
     const char *name = text_of(edit, "name");
     struct map_lambda fresh = {0};
     if (!lambda_name_good(name)) {
-        refuse(edit, SLUICE_INVALID,
-               "a lambda's name has 1 to %u of the characters a-z A-Z 0-9 _ - . and does not begin with a dot",
-               MACHINE_LAMBDA_BYTES_MAX);
+        change__refuse(edit, SLUICE_INVALID,
+                       "a lambda's name has 1 to %u of the characters a-z A-Z 0-9 _ - . and does not begin with a dot",
+                       MACHINE_LAMBDA_BYTES_MAX);
         return SLUICE_OK;
     }
     enum sluice_status status = lambda_fill(edit, &fresh);
     struct map_lambda *lambda = map_lambda_find(map, name);
     if (status == SLUICE_OK && edit->change->outcome == SLUICE_OK && lambda == NULL) {
         if (map->lambda_count >= LAMBDAS_MAX)
-            refuse(edit, SLUICE_CONFLICT, "a cluster has at most %u lambdas; remove one", LAMBDAS_MAX);
+            change__refuse(edit, SLUICE_CONFLICT, "a cluster has at most %u lambdas; remove one", LAMBDAS_MAX);
         struct map_lambda *lambdas = grown(map->lambdas, map->lambda_count, sizeof(*lambdas));
         if (lambdas == NULL)
             status = SLUICE_MEMORY;
@@ -557,8 +443,8 @@ static enum sluice_status apply_lambda_put(struct edit *edit)
         }
     } else if (status == SLUICE_OK && edit->change->outcome == SLUICE_OK) {
         if (fresh.version <= lambda->version) {
-            refuse(edit, SLUICE_CONFLICT, "version %llu of %s was uploaded meanwhile",
-                   (unsigned long long)lambda->version, name);
+            change__refuse(edit, SLUICE_CONFLICT, "version %llu of %s was uploaded meanwhile",
+                           (unsigned long long)lambda->version, name);
         } else {
             fresh.registered_ns = lambda->registered_ns; /* its cursors go on */
             lambda_clear(lambda);
@@ -575,7 +461,7 @@ static struct map_lambda *lambda_named(struct edit *edit)
     const char *name = text_of(edit, "name");
     struct map_lambda *lambda = name == NULL ? NULL : map_lambda_find(edit->next, name);
     if (lambda == NULL)
-        refuse(edit, SLUICE_NOT_FOUND, "there is no lambda %s", name == NULL ? "without a name" : name);
+        change__refuse(edit, SLUICE_NOT_FOUND, "there is no lambda %s", name == NULL ? "without a name" : name);
     return lambda;
 }
 
@@ -606,19 +492,27 @@ static enum sluice_status dispatch(struct edit *edit)
 {
     const char *name = text_of(edit, "change");
     if (name == NULL) {
-        refuse(edit, SLUICE_INVALID, "a change of the map is a JSON object with a \"change\"");
+        change__refuse(edit, SLUICE_INVALID, "a change of the map is a JSON object with a \"change\"");
         return SLUICE_OK;
     }
     if (strcmp(name, "bootstrap") == 0)
         return apply_bootstrap(edit);
     if (edit->next == NULL) {
-        refuse(edit, SLUICE_UNAVAILABLE, "the cluster has not been bootstrapped yet; try again");
+        change__refuse(edit, SLUICE_UNAVAILABLE, "the cluster has not been bootstrapped yet; try again");
         return SLUICE_OK;
     }
     if (strcmp(name, "node_register") == 0)
-        return apply_register(edit);
+        return members__register(edit);
+    if (strcmp(name, "node_add") == 0)
+        return members__add(edit);
+    if (strcmp(name, "node_remove") == 0)
+        return members__remove(edit);
+    if (strcmp(name, "node_replace") == 0)
+        return members__replace(edit);
+    if (strcmp(name, "shards_settled") == 0)
+        return members__settled(edit);
     if (strcmp(name, "shard_admit") == 0)
-        return apply_admit(edit);
+        return members__admit(edit);
     if (strcmp(name, "pool_begin") == 0)
         return apply_pool_begin(edit);
     if (strcmp(name, "pool_live") == 0)
@@ -631,7 +525,7 @@ static enum sluice_status dispatch(struct edit *edit)
         return apply_lambda_delete(edit);
     if (strcmp(name, "lambda_enable") == 0)
         return apply_lambda_enable(edit);
-    refuse(edit, SLUICE_INVALID, "\"%.64s\" is no change that this release knows", name);
+    change__refuse(edit, SLUICE_INVALID, "\"%.64s\" is no change that this release knows", name);
     return SLUICE_OK;
 }
 
@@ -659,13 +553,13 @@ static enum sluice_status finish(struct edit *edit)
         return SLUICE_MEMORY;
     enum sluice_status status = SLUICE_OK;
     if (strlen(change->text) > MAP_TEXT_BYTES_MAX)
-        refuse(edit, SLUICE_CONFLICT, "the cluster map would grow beyond %u MiB", MAP_TEXT_BYTES_MAX >> 20);
+        change__refuse(edit, SLUICE_CONFLICT, "the cluster map would grow beyond %u MiB", MAP_TEXT_BYTES_MAX >> 20);
     else
         status = map_parse(change->text, strlen(change->text), &change->result, error);
     if (status == SLUICE_MEMORY)
         return status;
     if (status != SLUICE_OK)
-        refuse(edit, SLUICE_INVALID, "the change would leave a map that makes no sense: %s", error);
+        change__refuse(edit, SLUICE_INVALID, "the change would leave a map that makes no sense: %s", error);
     if (change->outcome != SLUICE_OK) {
         free(change->text);
         change->text = NULL;
@@ -679,7 +573,7 @@ enum sluice_status change_apply(struct change *self, const char *json, size_t si
     struct edit edit = {.change = self, .document = json_loadb(json, size, 0, &where)};
     self->outcome = SLUICE_OK;
     if (edit.document == NULL) {
-        refuse(&edit, SLUICE_INVALID, "a change of the map is JSON: %s at line %d", where.text, where.line);
+        change__refuse(&edit, SLUICE_INVALID, "a change of the map is JSON: %s at line %d", where.text, where.line);
         return SLUICE_OK;
     }
     enum sluice_status status = copy_map(&edit);
@@ -709,7 +603,7 @@ char *cluster_bootstrap(const uint8_t cluster[16], const uint16_t *nodes, size_t
         return NULL;
     map.node_count = node_count;
     for (size_t i = 0; i < node_count; i++)
-        map.nodes[i].id = nodes[i];
+        map.nodes[i] = (struct map_node){.id = nodes[i], .level_min = 1, .level_max = 1};
     map.pools = &root;
     map.pool_count = 1;
     if (add_shards(&map, &root, 0, CLUSTER_ROOT_SHARDS) == SLUICE_OK)

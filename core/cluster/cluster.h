@@ -2,14 +2,21 @@
  * the same changes in the same order.
  *
  * A change is a JSON document {"change": NAME, …}. What an author did wrong is an outcome with words; nothing is
- * changed then. Changes: bootstrap      map                         the first one; ignored later node_register  node,
- * incarnation, addresses pool_begin     prefix, policy              shards are placed, keys are not yet routed there;
- * repeated with a live pool: its policy is changed where it may be pool_live      prefix pool_abort     prefix
- *   pool_delete    prefix
- *   lambda_put     name, version, sha256, config, placement, isolation, size, watches
- *   lambda_delete  name
- *   lambda_enable  name, enabled
- *   shard_admit    shard, node, incarnation    a volatile replica holds everything again */
+ * changed then. Changes:
+ *
+ * bootstrap       map                                the first one; ignored later
+ * node_register   node, incarnation, addresses, levels    a process speaks for the node; one that was declared is up
+ * node_add        node?, addresses?                  declares a node; without a number it gets one
+ * node_remove     node, force?                       its replicas move away; then it has gone
+ * node_replace    old, new?, addresses?              the new one takes every place of the old one, which goes
+ * shards_settled  shards [{shard, epoch, moving, members}]    the logs' members are what is wanted
+ * pool_begin      prefix, policy                     shards are placed, keys are not yet routed there; repeated with a
+ *                                                    live pool: its policy is changed where it may be
+ * pool_live, pool_abort, pool_delete    prefix
+ * lambda_put      name, version, sha256, config, placement, isolation, size, watches
+ * lambda_delete   name
+ * lambda_enable   name, enabled
+ * shard_admit     shard, node, incarnation           a volatile replica holds everything again */
 #ifndef CLUSTER_CLUSTER_H
 #define CLUSTER_CLUSTER_H
 
