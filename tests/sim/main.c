@@ -22,10 +22,12 @@ static void add(struct sim_totals *all, const struct sim_totals *run)
 static void print(const struct sim_totals *totals)
 {
     printf("%llu operations (%llu acknowledged writes, %llu reads, %llu unknown), %llu crashes, %llu elections, "
-           "%llu partitions, %llu pauses, %llu clock jumps, %llu damaged frames",
+           "%llu partitions, %llu pauses, %llu clock jumps, %llu damaged frames, %llu torn writes, "
+           "%llu failed writes, %llu recycled segments",
            COUNT(totals->operations), COUNT(totals->acknowledged), COUNT(totals->reads), COUNT(totals->unknown),
            COUNT(totals->crashes), COUNT(totals->elections), COUNT(totals->partitions), COUNT(totals->pauses),
-           COUNT(totals->jumps), COUNT(totals->corrupted));
+           COUNT(totals->jumps), COUNT(totals->corrupted), COUNT(totals->torn), COUNT(totals->write_errors),
+           COUNT(totals->recycled));
 }
 
 static double seconds(void)

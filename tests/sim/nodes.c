@@ -4,97 +4,6 @@
 
 #include "tests/sim/sim.h"
 
-/* ---- Disk: what a crash leaves is what was written, and some first part of what was being written ---- */
-
-static struct wal_record copy_record(const struct wal_record *record)
-{
-    struct wal_record copy = *record;
-    if (copy.entry.body != NULL)
-        copy.entry.body = buf_ref(copy.entry.body);
-    return copy;
-}
-
-static enum sluice_status env_persist(void *arg, const struct wal_record *record)
-{
-    struct sim_node *node = arg;
-    if (node->gathering == NULL)
-        node->gathering = calloc(1, sizeof(*node->gathering));
-    struct sim_batch *batch = node->gathering;
-    if (batch->count == batch->capacity) {
-        batch->capacity = batch->capacity == 0 ? 16 : batch->capacity * 2;
-        batch->records = realloc(batch->records, batch->capacity * sizeof(*batch->records));
-    }
-    batch->records[batch->count++] = copy_record(record);
-    return SLUICE_OK;
-}
-
-static void to_disk(struct sim_node *node, const struct wal_record *record)
-{
-    if (node->disk_count == node->disk_capacity) {
-        node->disk_capacity = node->disk_capacity == 0 ? 256 : node->disk_capacity * 2;
-        node->disk = realloc(node->disk, node->disk_capacity * sizeof(*node->disk));
-    }
-    node->disk[node->disk_count++] = *record;
-}
-
-static void finish_batch(struct sim_node *node, size_t kept)
-{
-    struct sim_batch *batch = node->writing;
-    for (size_t i = 0; i < batch->count; i++)
-        if (i < kept)
-            to_disk(node, &batch->records[i]);
-        else
-            buf_unref(batch->records[i].entry.body);
-    node->writing = batch->next;
-    if (node->writing == NULL)
-        node->writing_tail = &node->writing;
-    free(batch->records);
-    free(batch);
-}
-
-static void start_write(struct sim_node *node);
-
-static void written(struct sim_event *event)
-{
-    struct sim_node *node = event->arg;
-    if (node->up && node->incarnation == event->c) {
-        if (sim_node_hold(node, event))
-            return;
-        uint64_t ticket = event->size;
-        while (node->writing != NULL && node->writing->ticket <= ticket)
-            finish_batch(node, SIZE_MAX);
-        if (node->writing != NULL)
-            start_write(node);
-        host_persisted(node->host, ticket);
-        sim_node_round(node);
-    }
-    free(event);
-}
-
-static void start_write(struct sim_node *node)
-{
-    uint64_t most = sim_fault(sim.faults.stall) ? NS_PER_S : sim.faults.disk_ns_max;
-    struct sim_event *event = sim_after(50 * NS_PER_US + random_below(&sim.random, most), written, node);
-    event->c = node->incarnation;
-    event->size = node->tickets; /* one group commit takes along all that waits */
-}
-
-static uint64_t env_persist_submit(void *arg)
-{
-    struct sim_node *node = arg;
-    struct sim_batch *batch = node->gathering;
-    if (batch == NULL)
-        return 0;
-    node->gathering = NULL;
-    batch->ticket = ++node->tickets;
-    bool idle = node->writing == NULL;
-    *node->writing_tail = batch;
-    node->writing_tail = &batch->next;
-    if (idle)
-        start_write(node);
-    return batch->ticket;
-}
-
 static uint64_t env_client_pending(void *arg, void *link)
 {
     (void)arg;
@@ -247,8 +156,8 @@ void sim_node_start(struct sim_node *node)
         .send_peer = sim_send_peer,
         .send_client = sim_send_client,
         .client_pending = env_client_pending,
-        .persist = env_persist,
-        .persist_submit = env_persist_submit,
+        .persist = sim_disk_persist,
+        .persist_submit = sim_disk_submit,
         .owns = env_owns,
         .storage_full = env_storage_full,
         .map_apply = env_map_apply,
@@ -261,10 +170,7 @@ void sim_node_start(struct sim_node *node)
     node->up = true;
     node->paused_until = 0;
     node->wake_set = false;
-    node->writing_tail = &node->writing;
-    for (size_t i = 0; i < node->disk_count; i++)
-        if (host_recover(node->host, &node->disk[i]) != SLUICE_OK)
-            sim_fail("node %u cannot recover", node->id);
+    sim_disk_open(node);
     host_start(node->host);
     for (uint32_t id = 1; id <= sim.node_count; id++)
         host_peer_add(node->host, (uint16_t)id);
@@ -274,6 +180,7 @@ void sim_node_start(struct sim_node *node)
                                          .replica_count = sim.node_count,
                                          .memory_only = sim.memory_only,
                                          .amnesiac = sim.memory_only && node->incarnation > 1};
+        description.versions = sim_disk_versions(node, group);
         for (uint32_t i = 0; i < sim.node_count; i++)
             description.replicas[i] = (uint16_t)(1 + (group + i) % sim.node_count);
         if (host_group_add(node->host, &description) != SLUICE_OK)
@@ -283,32 +190,12 @@ void sim_node_start(struct sim_node *node)
     sim_node_round(node);
 }
 
-static void drop_batch(struct sim_batch *batch)
-{
-    for (size_t i = 0; batch != NULL && i < batch->count; i++)
-        buf_unref(batch->records[i].entry.body);
-    if (batch != NULL)
-        free(batch->records);
-    free(batch);
-}
-
 void sim_node_crash(struct sim_node *node)
 {
     ASSERT(node->up);
     node->up = false;
     sim.totals.crashes++;
-    /* Of what was on its way, some first part may have reached the disk: whole batches, and of the last one some
-     * records. */
-    bool cut = false;
-    while (node->writing != NULL) {
-        size_t kept = cut                            ? 0
-                      : random_below(&sim.random, 2) ? SIZE_MAX
-                                                     : random_below(&sim.random, node->writing->count + 1);
-        cut = kept != SIZE_MAX;
-        finish_batch(node, kept);
-    }
-    drop_batch(node->gathering);
-    node->gathering = NULL;
+    sim_disk_crash(node);
     for (size_t i = 0; i < node->held.count; i++) {
         free(node->held.items[i]->data);
         free(node->held.items[i]);
@@ -322,7 +209,5 @@ void sim_node_free(struct sim_node *node)
 {
     if (node->up)
         sim_node_crash(node);
-    for (size_t i = 0; i < node->disk_count; i++)
-        buf_unref(node->disk[i].entry.body);
-    free(node->disk);
+    sim_disk_free(node);
 }

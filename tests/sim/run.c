@@ -25,6 +25,7 @@ static void draw(void)
     sim.group_count = 1 + (uint32_t)random_below(&sim.random, SIM_GROUPS_MAX);
     sim.client_count = 2 + (uint32_t)random_below(&sim.random, SIM_CLIENTS_MAX - 1);
     sim.memory_only = random_below(&sim.random, 4) == 0;
+    sim.real_log = random_below(&sim.random, 3) == 0;
     sim.faults = (struct sim_faults){
         .lose = maybe(100000),
         .twice = maybe(100000),
@@ -35,6 +36,7 @@ static void draw(void)
         .corrupt = maybe(30000),
         .jump = maybe(2000),
         .stall = maybe(2000),
+        .write_error = maybe(500),
         .disk_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 50 * NS_PER_MS : NS_PER_MS),
         .drift_ppm = (uint32_t)random_below(&sim.random, 500),
         .skew_ns = random_below(&sim.random, 200 * NS_PER_MS),
@@ -62,7 +64,7 @@ static void restart(struct sim_event *event)
 }
 
 /* A volatile pool keeps its word while a quorum of processes survives, and asks no more of the simulator. */
-static bool may_crash(void)
+bool sim_may_crash(void)
 {
     uint32_t whole = 0;
     for (uint32_t id = 1; id <= sim.node_count; id++) {
@@ -73,6 +75,22 @@ static bool may_crash(void)
         whole += memory;
     }
     return !sim.memory_only || whole > sim.node_count / 2 + 1;
+}
+
+bool sim_crash(struct sim_node *node)
+{
+    node->crash_point = SIM_CRASH_NOW;
+    if (sim.healing || !sim_may_crash())
+        return false;
+    sim_node_crash(node);
+    sim_after(random_below(&sim.random, 2 * NS_PER_S), restart, node);
+    if (random_below(&sim.random, 2) == 0)
+        for (uint32_t other = 1; other <= sim.node_count; other++)
+            if (sim.nodes[other].up) {
+                host_peer_down(sim.nodes[other].host, (uint16_t)node->id, random_below(&sim.random, 2) == 0);
+                sim_node_round(&sim.nodes[other]);
+            }
+    return true;
 }
 
 static void partition(void)
@@ -92,19 +110,17 @@ static void fault_tick(struct sim_event *event)
 {
     for (uint32_t id = 1; id <= sim.node_count; id++) {
         struct sim_node *node = &sim.nodes[id];
-        if (node->up && sim_fault(sim.faults.crash) && may_crash()) {
-            sim_node_crash(node);
-            sim_after(random_below(&sim.random, 2 * NS_PER_S), restart, node);
-            if (random_below(&sim.random, 2) == 0)
-                for (uint32_t other = 1; other <= sim.node_count; other++)
-                    if (sim.nodes[other].up) {
-                        host_peer_down(sim.nodes[other].host, (uint16_t)id, random_below(&sim.random, 2) == 0);
-                        sim_node_round(&sim.nodes[other]);
-                    }
+        if (node->up && sim_fault(sim.faults.crash)) {
+            enum sim_crash_point points[] = {SIM_CRASH_NOW, SIM_CRASH_NOW, SIM_CRASH_IN_WRITE, SIM_CRASH_AFTER_WRITE};
+            node->crash_point = points[random_below(&sim.random, 4)];
+            if (node->crash_point == SIM_CRASH_NOW)
+                (void)sim_crash(node);
         } else if (node->up && sim_fault(sim.faults.pause)) {
             node->paused_until = sim.now + random_below(&sim.random, 2 * NS_PER_S);
             sim.totals.pauses++;
         }
+        if (node->up && sim.now >= node->paused_until && random_below(&sim.random, 30) == 0)
+            sim_disk_store(node);
         if (sim_fault(sim.faults.jump)) {
             node->skew_ns = (int64_t)random_below(&sim.random, 2 * NS_PER_S) - (int64_t)NS_PER_S;
             sim.totals.jumps++;

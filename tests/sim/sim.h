@@ -8,6 +8,7 @@
 
 #include "core/base/random.h"
 #include "core/shard/host__.h"
+#include "tests/sim/disk.h"
 
 #define SIM_NODES_MAX   5
 #define SIM_GROUPS_MAX  3
@@ -22,6 +23,7 @@ struct sim_faults {
     uint32_t partition;         /* per fault tick */
     uint32_t pause;             /* a process stands still for up to 2 s */
     uint32_t jump;              /* a wall clock is set, per fault tick */
+    uint32_t write_error;       /* a write to the disk fails; the process must stop */
     uint32_t stall;             /* a group commit takes up to a second */
     uint64_t disk_ns_max;       /* how long a group commit may take otherwise */
     uint32_t drift_ppm;         /* of monotonic clocks, each way */
@@ -39,26 +41,19 @@ struct sim_event {
     size_t size;
 };
 
-/* One group commit on its way to the disk. */
-struct sim_batch {
-    struct sim_batch *next;
-    uint64_t ticket;
-    struct wal_record *records;
-    size_t count, capacity;
-};
+/* Where a process ends that is to end. */
+enum sim_crash_point { SIM_CRASH_NOW, SIM_CRASH_IN_WRITE, SIM_CRASH_AFTER_WRITE };
 
 struct sim_node {
     uint32_t id; /* 1 … */
     bool up;
+    enum sim_crash_point crash_point;
     uint64_t paused_until;
     uint64_t incarnation;
     int64_t drift_ppm;
     int64_t skew_ns;
     struct host *host;
-    struct wal_record *disk; /* what is durable, in order */
-    size_t disk_count, disk_capacity;
-    struct sim_batch *gathering, *writing, **writing_tail;
-    uint64_t tickets;
+    struct sim_disk disk;
     bool wake_set;
     uint64_t wake_at;
     uint64_t checked[SIM_GROUPS_MAX + 1]; /* applied entries compared so far */
@@ -108,7 +103,7 @@ struct sim_client {
 /* What a run did, to be said in one line. */
 struct sim_totals {
     uint64_t operations, acknowledged, reads, unknown, steps; /* steps: of the search for an order */
-    uint64_t crashes, partitions, pauses, elections, jumps, corrupted;
+    uint64_t crashes, partitions, pauses, elections, jumps, corrupted, torn, recycled, write_errors;
 };
 
 struct sim {
@@ -117,6 +112,7 @@ struct sim {
     struct sim_faults faults;
     uint32_t node_count, group_count, client_count;
     bool memory_only, healing;
+    bool real_log; /* core/versions' own segments over a simulated device, instead of a list of records */
     struct sim_node nodes[SIM_NODES_MAX + 1];
     bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to */
     struct sim_log logs[SIM_GROUPS_MAX + 1];
@@ -148,6 +144,9 @@ void sim_world_free(void);
 /* run.c */
 void sim_run_seed(uint64_t seed, uint64_t steps);
 void sim_clear(void);
+/* Ends the process and starts it again later. False: the run can't afford it now. */
+bool sim_crash(struct sim_node *node);
+bool sim_may_crash(void);
 
 /* network.c */
 struct sim_event *sim_frame(uint64_t delay, void (*run)(struct sim_event *event), const struct slice *parts,

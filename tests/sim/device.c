@@ -1,0 +1,147 @@
+/* Segments of a simulated disk. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/sim.h"
+
+static struct sim_segment *find(struct sim_disk *self, uint64_t number)
+{
+    for (uint32_t i = 0; i < self->segment_count; i++)
+        if (self->segments[i].number == number)
+            return &self->segments[i];
+    return NULL;
+}
+
+static enum sluice_status device_list(void *context, uint64_t *numbers, uint32_t *count)
+{
+    struct sim_disk *self = context;
+    for (uint32_t i = 0; i < self->segment_count && i < *count; i++)
+        numbers[i] = self->segments[i].number;
+    *count = self->segment_count;
+    return SLUICE_OK;
+}
+
+static enum sluice_status device_create(void *context, uint64_t number)
+{
+    struct sim_disk *self = context;
+    if (self->dead)
+        return SLUICE_IO;
+    ASSERT(find(self, number) == NULL);
+    self->segments = realloc(self->segments, (self->segment_count + 1) * sizeof(*self->segments));
+    uint8_t *bytes = calloc(1, WAL_SEGMENT_BYTES_MIN);
+    ASSERT(self->segments != NULL && bytes != NULL);
+    self->segments[self->segment_count++] =
+        (struct sim_segment){.number = number, .size = WAL_SEGMENT_BYTES_MIN, .bytes = bytes};
+    return SLUICE_OK;
+}
+
+static enum sluice_status device_recycle(void *context, uint64_t from, uint64_t to)
+{
+    struct sim_disk *self = context;
+    struct sim_segment *segment = find(self, from);
+    if (self->dead || segment == NULL)
+        return SLUICE_IO;
+    ASSERT(find(self, to) == NULL);
+    segment->number = to;
+    sim.totals.recycled++;
+    return SLUICE_OK;
+}
+
+static enum sluice_status device_remove(void *context, uint64_t number)
+{
+    struct sim_disk *self = context;
+    struct sim_segment *segment = find(self, number);
+    if (self->dead || segment == NULL)
+        return SLUICE_IO;
+    free(segment->bytes);
+    *segment = self->segments[--self->segment_count];
+    return SLUICE_OK;
+}
+
+static enum sluice_status device_read(void *context, uint64_t number, uint64_t offset, void *data, uint32_t size)
+{
+    struct sim_disk *self = context;
+    const struct sim_segment *segment = find(self, number);
+    if (segment == NULL)
+        return SLUICE_NOT_FOUND;
+    uint64_t there = offset >= segment->size ? 0 : segment->size - offset;
+    uint32_t taken = there < size ? (uint32_t)there : size;
+    if (taken > 0)
+        memcpy(data, segment->bytes + offset, taken);
+    memset((uint8_t *)data + taken, 0, size - taken);
+    return SLUICE_OK;
+}
+
+/* Some of the sectors reach the medium, in any order: a first part of them, or a random choice. */
+static void write_torn(struct sim_segment *segment, uint64_t offset, const uint8_t *data, uint32_t size)
+{
+    uint32_t sectors = size / SIM_SECTOR_BYTES, first = (uint32_t)random_below(&sim.random, sectors + 1);
+    bool in_order = random_below(&sim.random, 2) == 0;
+    for (uint32_t i = 0; i < sectors; i++) {
+        if (in_order ? i >= first : random_below(&sim.random, 2) == 0)
+            continue;
+        memcpy(segment->bytes + offset + (uint64_t)i * SIM_SECTOR_BYTES, data + (size_t)i * SIM_SECTOR_BYTES,
+               SIM_SECTOR_BYTES);
+    }
+    sim.totals.torn++;
+}
+
+static enum sluice_status device_write(void *context, uint64_t number, uint64_t offset, const void *data, uint32_t size)
+{
+    struct sim_disk *self = context;
+    struct sim_segment *segment = find(self, number);
+    if (self->dead || segment == NULL)
+        return SLUICE_IO;
+    if (offset + size > segment->size) {
+        segment->bytes = realloc(segment->bytes, offset + size);
+        ASSERT(segment->bytes != NULL);
+        memset(segment->bytes + segment->size, 0, offset + size - segment->size);
+        segment->size = offset + size;
+    }
+    self->broken = !self->tear && sim_fault(sim.faults.write_error) && sim_may_crash();
+    sim.totals.write_errors += self->broken;
+    if (self->tear || self->broken) {
+        write_torn(segment, offset, data, size);
+        self->dead = true;
+        return SLUICE_IO;
+    }
+    memcpy(segment->bytes + offset, data, size);
+    return SLUICE_OK;
+}
+
+static enum sluice_status device_size(void *context, uint64_t number, uint64_t *bytes)
+{
+    const struct sim_segment *segment = find(context, number);
+    if (segment == NULL)
+        return SLUICE_NOT_FOUND;
+    *bytes = segment->size;
+    return SLUICE_OK;
+}
+
+static void device_close(void *context)
+{
+    (void)context; /* the segments outlive the process */
+}
+
+struct wal_device sim_device(struct sim_disk *disk)
+{
+    return (struct wal_device){
+        .context = disk,
+        .segment_bytes = WAL_SEGMENT_BYTES_MIN,
+        .list = device_list,
+        .create = device_create,
+        .recycle = device_recycle,
+        .remove = device_remove,
+        .read = device_read,
+        .write = device_write,
+        .close = device_close,
+        .size = device_size,
+    };
+}
+
+void sim_device_free(struct sim_disk *disk)
+{
+    for (uint32_t i = 0; i < disk->segment_count; i++)
+        free(disk->segments[i].bytes);
+    free(disk->segments);
+}

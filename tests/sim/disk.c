@@ -1,0 +1,279 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/sim.h"
+
+/* ---- A list of records: what a crash leaves is what was written, and some first part of what was being written ----
+ */
+
+static void list_add(struct sim_disk *disk, const struct wal_record *record)
+{
+    if (disk->gathering == NULL)
+        disk->gathering = calloc(1, sizeof(*disk->gathering));
+    struct sim_batch *batch = disk->gathering;
+    ASSERT(batch != NULL);
+    if (batch->count == batch->capacity) {
+        batch->capacity = batch->capacity == 0 ? 16 : batch->capacity * 2;
+        batch->records = realloc(batch->records, batch->capacity * sizeof(*batch->records));
+        ASSERT(batch->records != NULL);
+    }
+    batch->records[batch->count] = *record;
+    if (record->entry.body != NULL)
+        buf_ref(record->entry.body);
+    batch->count++;
+}
+
+static void list_keep(struct sim_disk *disk, const struct wal_record *record)
+{
+    if (disk->record_count == disk->record_capacity) {
+        disk->record_capacity = disk->record_capacity == 0 ? 256 : disk->record_capacity * 2;
+        disk->records = realloc(disk->records, disk->record_capacity * sizeof(*disk->records));
+        ASSERT(disk->records != NULL);
+    }
+    disk->records[disk->record_count++] = *record;
+}
+
+static void list_finish(struct sim_disk *disk, size_t kept)
+{
+    struct sim_batch *batch = disk->writing;
+    for (size_t i = 0; i < batch->count; i++)
+        if (i < kept)
+            list_keep(disk, &batch->records[i]);
+        else
+            buf_unref(batch->records[i].entry.body);
+    disk->writing = batch->next;
+    if (disk->writing == NULL)
+        disk->writing_tail = &disk->writing;
+    free(batch->records);
+    free(batch);
+}
+
+static uint64_t list_submit(struct sim_disk *disk)
+{
+    struct sim_batch *batch = disk->gathering;
+    if (batch == NULL)
+        return 0;
+    disk->gathering = NULL;
+    batch->ticket = ++disk->tickets;
+    *disk->writing_tail = batch;
+    disk->writing_tail = &batch->next;
+    return batch->ticket;
+}
+
+static void list_crash(struct sim_disk *disk)
+{
+    bool cut = false;
+    while (disk->writing != NULL) {
+        size_t kept = cut                            ? 0
+                      : random_below(&sim.random, 2) ? SIZE_MAX
+                                                     : random_below(&sim.random, disk->writing->count + 1);
+        cut = kept != SIZE_MAX;
+        list_finish(disk, kept);
+    }
+    struct sim_batch *batch = disk->gathering;
+    for (size_t i = 0; batch != NULL && i < batch->count; i++)
+        buf_unref(batch->records[i].entry.body);
+    if (batch != NULL)
+        free(batch->records);
+    free(batch);
+    disk->gathering = NULL;
+}
+
+/* ---- Either kind: a write begins, is done, and is told; a crash may come between any two of them ---- */
+
+static void start_write(struct sim_node *node);
+
+static void told(struct sim_event *event)
+{
+    struct sim_node *node = event->arg;
+    if (node->up && node->incarnation == event->c) {
+        if (sim_node_hold(node, event))
+            return;
+        if (node->crash_point == SIM_CRASH_AFTER_WRITE && sim_crash(node)) {
+            free(event);
+            return;
+        }
+        host_persisted(node->host, event->size);
+        sim_node_round(node);
+    }
+    free(event);
+}
+
+/* 0: the process stopped. */
+static uint64_t write_all(struct sim_node *node, uint64_t ticket)
+{
+    struct sim_disk *disk = &node->disk;
+    if (disk->wal == NULL) {
+        while (disk->writing != NULL && disk->writing->ticket <= ticket)
+            list_finish(disk, SIZE_MAX);
+        return ticket;
+    }
+    enum sluice_status error;
+    wal_flush(disk->wal);
+    ticket = wal_completed(disk->wal, &error);
+    if (error == SLUICE_OK)
+        return ticket;
+    /* As the node does: it stops, and says so. */
+    if (disk->broken && sim_crash(node))
+        return 0;
+    sim_fail("node %u's log can't go on: %s", node->id, sluice_status_text(error));
+}
+
+static void written(struct sim_event *event)
+{
+    struct sim_node *node = event->arg;
+    if (node->up && node->incarnation == event->c) {
+        if (sim_node_hold(node, event))
+            return;
+        bool ends = node->crash_point == SIM_CRASH_IN_WRITE && sim_crash(node);
+        uint64_t ticket = ends ? 0 : write_all(node, event->size);
+        if (ticket == 0) {
+            free(event);
+            return;
+        }
+        node->disk.busy = false;
+        if (node->disk.tickets > ticket)
+            start_write(node);
+        struct sim_event *next = sim_after(random_below(&sim.random, 20 * NS_PER_US), told, node);
+        next->c = node->incarnation;
+        next->size = ticket;
+    }
+    free(event);
+}
+
+static void start_write(struct sim_node *node)
+{
+    uint64_t most = sim_fault(sim.faults.stall) ? NS_PER_S : sim.faults.disk_ns_max;
+    struct sim_event *event = sim_after(50 * NS_PER_US + random_below(&sim.random, most), written, node);
+    event->c = node->incarnation;
+    event->size = node->disk.tickets; /* one group commit takes along all that waits */
+    node->disk.busy = true;
+}
+
+enum sluice_status sim_disk_persist(void *arg, const struct wal_record *record)
+{
+    struct sim_disk *disk = &((struct sim_node *)arg)->disk;
+    if (disk->wal != NULL)
+        return wal_append(disk->wal, record);
+    list_add(disk, record);
+    return SLUICE_OK;
+}
+
+uint64_t sim_disk_submit(void *arg)
+{
+    struct sim_node *node = arg;
+    struct sim_disk *disk = &node->disk;
+    uint64_t before = disk->tickets, ticket;
+    if (disk->wal != NULL)
+        ticket = disk->tickets = wal_submit(disk->wal);
+    else
+        ticket = list_submit(disk);
+    if (!disk->busy && disk->tickets > before)
+        start_write(node);
+    return ticket;
+}
+
+/* ---- The store ---- */
+
+static struct sim_store *store_of(struct sim_node *node, uint32_t group)
+{
+    ASSERT(group < sizeof(node->disk.stores) / sizeof(node->disk.stores[0]));
+    return &node->disk.stores[group];
+}
+
+void sim_disk_store(struct sim_node *node)
+{
+    for (uint32_t group = 1; node->disk.wal != NULL && !sim.memory_only && group <= sim.group_count; group++) {
+        struct sim_store *store = store_of(node, group);
+        struct versions *versions = host_group_versions(node->host, group);
+        uint64_t applied = versions_applied(versions, NULL);
+        while (store->count < applied) {
+            if (store->count == store->capacity) {
+                store->capacity = store->capacity == 0 ? 256 : 2 * store->capacity;
+                store->entries = realloc(store->entries, store->capacity * sizeof(*store->entries));
+                ASSERT(store->entries != NULL);
+            }
+            if (versions_entry(versions, store->count + 1, &store->entries[store->count]) != SLUICE_OK)
+                sim_fail("node %u has lost revision %zu of group %u", node->id, store->count + 1, group);
+            store->count++;
+        }
+        wal_release(node->disk.wal, group, applied);
+    }
+}
+
+struct versions *sim_disk_versions(struct sim_node *node, uint32_t group)
+{
+    const struct sim_store *store = store_of(node, group);
+    const struct versions_options options = {.group = group, .epoch = 1};
+    struct versions *versions = NULL;
+    struct machine *machine = NULL;
+    if (store->count == 0)
+        return NULL;
+    /* The real machine fills it, so that the facts beside the versions are the real ones. */
+    if (versions_create(&options, &versions) != SLUICE_OK || machine_create(versions, &machine) != SLUICE_OK)
+        sim_fail("no memory");
+    for (size_t i = 0; i < store->count; i++) {
+        struct machine_outcome outcome;
+        if (machine_apply(machine, &store->entries[i], &outcome) != SLUICE_OK)
+            sim_fail("node %u cannot apply revision %zu of group %u again", node->id, i + 1, group);
+    }
+    machine_destroy(machine);
+    return versions;
+}
+
+/* ---- Start and end of a process ---- */
+
+static void replay(void *arg, const struct wal_record *record)
+{
+    struct sim_node *node = arg;
+    if (host_recover(node->host, record) != SLUICE_OK)
+        sim_fail("node %u cannot recover", node->id);
+}
+
+void sim_disk_open(struct sim_node *node)
+{
+    struct sim_disk *disk = &node->disk;
+    disk->busy = disk->dead = disk->tear = disk->broken = false;
+    if (!sim.real_log) {
+        disk->writing_tail = &disk->writing;
+        for (size_t i = 0; i < disk->record_count; i++)
+            replay(node, &disk->records[i]);
+        return;
+    }
+    const struct wal_options options = {.device = sim_device(disk)};
+    char error[256] = "";
+    disk->tickets = 0;
+    if (wal_open(&options, replay, node, &disk->wal, error, sizeof(error)) != SLUICE_OK)
+        sim_fail("node %u cannot open its log: %s", node->id, error);
+}
+
+void sim_disk_crash(struct sim_node *node)
+{
+    struct sim_disk *disk = &node->disk;
+    if (disk->wal == NULL) {
+        list_crash(disk);
+        return;
+    }
+    /* What was handed over may be on the disk, in part, or not at all; nothing more gets there. */
+    if (disk->busy && random_below(&sim.random, 3) != 0) {
+        disk->tear = random_below(&sim.random, 3) != 0;
+        wal_flush(disk->wal);
+    }
+    disk->dead = true;
+    wal_close(disk->wal);
+    disk->wal = NULL;
+}
+
+void sim_disk_free(struct sim_node *node)
+{
+    struct sim_disk *disk = &node->disk;
+    for (size_t i = 0; i < disk->record_count; i++)
+        buf_unref(disk->records[i].entry.body);
+    free(disk->records);
+    sim_device_free(disk);
+    for (size_t group = 0; group < sizeof(disk->stores) / sizeof(disk->stores[0]); group++) {
+        for (size_t i = 0; i < disk->stores[group].count; i++)
+            buf_unref(disk->stores[group].entries[i].body);
+        free(disk->stores[group].entries);
+    }
+}

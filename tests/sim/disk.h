@@ -1,0 +1,67 @@
+/* Disks that crash, tear, stall, fail and lie. A run has one of two kinds: a list of records, which is fast, or the
+ * real log over a simulated device. */
+#ifndef TESTS_SIM_DISK_H
+#define TESTS_SIM_DISK_H
+
+#include "core/shard/host.h"
+#include "core/versions/wal.h"
+
+#define SIM_SECTOR_BYTES 512u
+#define SIM_SEGMENTS_MAX 4096u
+
+struct sim_node;
+
+/* One group commit on its way to the disk (a list of records). */
+struct sim_batch {
+    struct sim_batch *next;
+    uint64_t ticket;
+    struct wal_record *records;
+    size_t count, capacity;
+};
+
+struct sim_segment {
+    uint64_t number, size;
+    uint8_t *bytes;
+};
+
+/* What stands for the store: the entries that it holds durably, so that segments before them are recycled. */
+struct sim_store {
+    struct entry *entries;
+    size_t count, capacity;
+};
+
+struct sim_disk {
+    /* A list of records: what is durable, in order, and what is on its way. */
+    struct wal_record *records;
+    size_t record_count, record_capacity;
+    struct sim_batch *gathering, *writing, **writing_tail;
+    uint64_t tickets;
+    /* The real log, while the process lives, over segments that outlive it. */
+    struct wal *wal;
+    struct sim_segment *segments;
+    uint32_t segment_count;
+    bool busy;                  /* a write is under way */
+    bool dead;                  /* the process has ended: nothing reaches the disk any more */
+    bool broken;                /* a write has failed */
+    bool tear;                  /* the next write is the last, and leaves some of its sectors */
+    struct sim_store stores[8]; /* by group */
+};
+
+/* Replays what the disk holds to the node's host. */
+void sim_disk_open(struct sim_node *node);
+/* For the host. */
+enum sluice_status sim_disk_persist(void *arg, const struct wal_record *record);
+uint64_t sim_disk_submit(void *arg);
+/* What the store holds of a group, as versions; NULL: nothing, or the run has no such store. */
+struct versions *sim_disk_versions(struct sim_node *node, uint32_t group);
+/* The store takes what is applied; the log may forget it. */
+void sim_disk_store(struct sim_node *node);
+/* The process has ended; of what was on its way some part may have reached the disk. */
+void sim_disk_crash(struct sim_node *node);
+void sim_disk_free(struct sim_node *node);
+
+/* device.c */
+struct wal_device sim_device(struct sim_disk *disk);
+void sim_device_free(struct sim_disk *disk);
+
+#endif
