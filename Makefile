@@ -167,6 +167,11 @@ bench: ## measure (ARGS= are handed on)
 	@$(MAKE) --no-print-directory -j$(jobs) all tests
 	@exec tests/bench/run $(ARGS)
 
+kills: ## kill leaders under load, KILLS=20 on each fabric (SILENT=1 stops them instead), and account for every write
+	@scripts/deps build test
+	@$(MAKE) --no-print-directory -j$(jobs) all
+	@SLUICE_BUILD=$(out) exec tests/cluster/kills.py --kills $(or $(KILLS),20) $(if $(SILENT),--silent)
+
 demo: ## the farm: cameras, cows and lambdas on this machine
 	@scripts/deps build demo
 	@$(MAKE) --no-print-directory -j$(jobs) all

@@ -8,7 +8,7 @@
 
 #define DELAY_MIN_MS       5u
 #define DELAY_MAX_MS       100u
-#define PATIENCE_NS        (500 * NS_PER_MS) /* no answer for so long: is the leader the leader still? */
+#define PATIENCE_NS        (200 * NS_PER_MS) /* no answer for so long: is the leader the leader still? */
 #define STREAM_PATIENCE_NS (3 * NS_PER_S)    /* nodes tell of progress every second */
 #define BUSY_NS_MAX        NS_PER_S
 #define HOPS_MAX           3u
