@@ -365,6 +365,40 @@ void host_group_admit(struct host *self, uint32_t group)
         replica__step(replica, &event, NULL, NULL);
 }
 
+void host_group_want(struct host *self, uint32_t group, const uint16_t *nodes, uint32_t count)
+{
+    struct replica *replica = host__replica(self, group);
+    uint64_t wanted = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (nodes[i] > 0 && nodes[i] < PAIRS_NODES_MAX)
+            wanted |= UINT64_C(1) << nodes[i];
+    if (replica == NULL || replica->wanted == wanted)
+        return;
+    replica->wanted = wanted;
+    self->next_tick_ns = 0;
+}
+
+void host_group_transfer(struct host *self, uint32_t group, uint16_t node)
+{
+    (void)self;
+    (void)group;
+    (void)node;
+}
+
+void host_transfer_all(struct host *self)
+{
+    for (struct replica *replica = self->replicas; replica != NULL; replica = replica->next)
+        host_group_transfer(self, replica->group, 0);
+}
+
+uint32_t host_leads(const struct host *self)
+{
+    uint32_t count = 0;
+    for (const struct replica *replica = self->replicas; replica != NULL; replica = replica->next)
+        count += replica->paxos.role == PAXOS_LEADER;
+    return count;
+}
+
 struct versions *host_group_versions(const struct host *self, uint32_t group)
 {
     const struct replica *replica = host__replica(self, group);
@@ -709,6 +743,8 @@ void host_each_group(const struct host *self, void (*each)(void *arg, const stru
             .stable = replica->paxos.stable,
             .last = replica->paxos.last,
         };
+        for (uint32_t i = 0; i < replica->paxos.options.replica_count; i++)
+            status.members |= UINT64_C(1) << replica->paxos.options.replicas[i];
         status.applied = versions_applied(replica->versions, &status.time);
         for (const struct host__reader *reader = replica->readers; reader != NULL; reader = reader->next)
             status.watches += !reader->is_feed;

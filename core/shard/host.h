@@ -45,6 +45,11 @@ struct host_env {
     void (*role)(void *arg, uint32_t group, uint64_t epoch, bool leading);
     /* A volatile replica that had lost its memory holds everything again: have the map group admit it. */
     void (*caught_up)(void *arg, uint32_t group, uint64_t epoch);
+    /* The log's members changed: a mask of nodes. NULL: nobody asks. */
+    void (*members)(void *arg, uint32_t group, uint64_t epoch, uint64_t members);
+    /* A snapshot has taken the place of this replica's history: what was made of its versions must be made anew (of the
+     * map group's: the map). NULL: nobody asks. */
+    void (*installed)(void *arg, uint32_t group, uint64_t epoch);
     /* The replica can't go on: disk, memory or damaged data. The process must stop. */
     void (*fatal)(void *arg, enum sluice_status status, const char *what);
 };
@@ -60,6 +65,11 @@ struct host_options {
     struct store *store;         /* NULL: everything in memory (the simulator) */
     uint64_t hot_bytes_max;      /* per group; 0: 64 MiB */
     uint64_t volatile_bytes_max; /* per volatile group; 0: 256 MiB */
+    bool leases_off;             /* clocks are not to be trusted: a linearizable read asks a quorum each time */
+    uint32_t behind_max;         /* entries; who lacks more gets a snapshot; 0: 65,536 */
+    uint32_t snapshot_chunk;     /* bytes of a snapshot in one message; 0: 1 MiB */
+    uint32_t requests_max;       /* requests that wait in one group, writes and reads each; 0: 16,384 */
+    uint64_t waiting_bytes_max;  /* of requests that wait in all groups; 0: 256 MiB */
 };
 
 enum sluice_status host_create(const struct host_options *options, const struct host_env *env,
@@ -74,10 +84,13 @@ void host_start(struct host *self);
 struct host_group {
     uint32_t group; /* 0: the map group */
     uint64_t epoch;
+    /* The members that the group began with, the preferred leader first. None: this replica came later, and the log
+     * teaches it who the members are. What the log says goes before. */
     uint16_t replicas[PAXOS_REPLICAS_MAX];
     uint32_t replica_count;
     bool memory_only;
     bool amnesiac;
+    bool lost;                 /* a persistent group whose disk may have lost something: it begins as an amnesiac */
     struct versions *versions; /* given: used and destroyed by the host (the simulator keeps one across a crash); NULL:
                                   the host creates it */
 };
@@ -87,6 +100,16 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
 void host_group_remove(struct host *self, uint32_t group, bool erase);
 bool host_group_has(const struct host *self, uint32_t group, uint64_t *epoch);
 void host_group_admit(struct host *self, uint32_t group);
+/* The placement that the cluster map wants, told to every replica: whoever leads moves the log's members there, one at
+ * a time. None: leave the members as they are. */
+void host_group_want(struct host *self, uint32_t group, const uint16_t *nodes, uint32_t count);
+/* Hands the lead over, to `node` or (0) to the replica that holds most; nothing happens where this one does not lead.
+ */
+void host_group_transfer(struct host *self, uint32_t group, uint16_t node);
+/* Every group that this node leads; before a clean stop. host_leads tells when it is done. */
+void host_transfer_all(struct host *self);
+/* Groups that this node leads. */
+uint32_t host_leads(const struct host *self);
 struct versions *host_group_versions(const struct host *self, uint32_t group);
 
 void host_peer_add(struct host *self, uint16_t node);
@@ -136,6 +159,11 @@ struct host_group_status {
     uint16_t leader;
     uint64_t ballot, stable, last, applied, time;
     uint64_t watches;
+    uint64_t members;     /* masks of nodes: who votes, by the stable log */
+    uint64_t learners;    /* whom this leader feeds beside them */
+    uint64_t snapshot_to; /* to whom it sends a snapshot */
+    uint64_t installing;  /* this replica takes in a snapshot that ends here; 0: none */
+    uint64_t ingested;    /* and has got so far */
 };
 void host_each_group(const struct host *self, void (*each)(void *arg, const struct host_group_status *status),
                      void *arg);
@@ -150,6 +178,10 @@ void host_set_map_epoch(struct host *self, uint64_t epoch);
 
 struct host_figures {
     uint64_t writes, reads, watch_events, proposals, applied, peer_messages;
+    uint64_t refused_busy;                                        /* requests that found the queues full */
+    uint64_t snapshots_sent, snapshots_installed, snapshot_bytes; /* bytes: sent */
+    uint64_t repairs;                                             /* damaged entries that a peer gave back */
+    uint64_t read_rounds;
 };
 void host_figures(const struct host *self, struct host_figures *out);
 

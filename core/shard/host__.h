@@ -83,6 +83,7 @@ struct replica {
     uint32_t ticket_first, ticket_count, ticket_capacity;
     uint64_t persist_sequence; /* highest handed to the disk in this round */
     uint64_t stable_noted;     /* stable index that the segments know of */
+    uint64_t wanted;           /* mask of the nodes that the map wants; 0: nothing was said */
 };
 
 /* What the segments held of a group that was not added yet. */
