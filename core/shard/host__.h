@@ -125,6 +125,15 @@ struct host {
 struct replica *host__replica(const struct host *self, uint32_t group);
 uint64_t host__now(const struct host *self);
 
+/* groups.c */
+void group__recovered_clear(struct host__recovered *recovered);
+void group__destroy(struct replica *self);
+void group__tick_all(struct host *self);
+
+/* peers.c */
+/* Sends and persists what a call of pairs left in host.pairs_effects. */
+void peers__carry_out(struct host *self);
+
 /* replica.c */
 void replica__step(struct replica *self, struct paxos_event *event, struct entry *entries,
                    const struct host__pending *who);
@@ -143,17 +152,28 @@ uint64_t replica__closed_time(struct replica *self);
 
 /* serve.c */
 void serve__message(struct host *self, void *link, const struct wire_header *header, const uint8_t *body);
-void serve__waiting(struct replica *self, uint64_t now);
 void serve__written(struct replica *self, const struct host__pending *who, const struct entry *entry,
                     const struct machine_outcome *outcome, char *reply);
 void serve__lost(struct replica *self, const struct host__pending *who);
-void serve__drop_waiting(struct replica *self, void *link);
 void serve__not_leader(struct replica *self, void *link, uint64_t request_id);
+void serve__send(struct host *self, void *link, const struct wire_header *header, const struct slice *parts,
+                 unsigned count, struct buf *payload, uint32_t offset, uint32_t size);
+struct wire_header serve__header(struct host *self, uint64_t request_id, uint32_t shard, enum sluice_status status,
+                                 uint32_t flags, size_t body_size);
+void serve__text(struct host *self, void *link, const struct wire_header *request, enum sluice_status status,
+                 const char *text);
+/* What a client is told that must look elsewhere: who leads, or that nobody can. */
+void serve__elsewhere(struct replica *self, void *link, uint64_t request_id);
 /* A record as it goes to clients: fills `record`; the strings are the version's. */
 void serve__record(const struct replica *self, const struct version *version, uint32_t carried,
                    struct wire_record *record);
 enum sluice_status serve__append(struct bytes *out, const struct replica *self, const struct version *version,
                                  bool with_value);
+
+/* read.c */
+void read__serve(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body);
+void read__waiting(struct replica *self, uint64_t now);
+void read__drop_waiting(struct replica *self, void *link);
 
 /* watch.c */
 void watch__start(struct replica *self, void *link, const struct wire_header *header, const struct wire_query *query);

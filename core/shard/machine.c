@@ -1,341 +1,9 @@
-#include "core/shard/machine.h"
+#include "core/shard/machine__.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/base/panic.h"
 #include "core/base/text.h"
-
-#include <uthash.h>
-
-/* An answer that may be asked for again: by (client, sequence) or by Idempotency-Key. */
-struct answer {
-    uint8_t name[17]; /* 'c' client sequence, or 'i' digest: the fact's name and the hash key */
-    uint32_t status;
-    uint32_t operation;
-    uint64_t version;
-    uint64_t revision;
-    uint64_t time;
-    uint64_t digest;
-    struct answer *older, *newer;  /* all answers, in log order */
-    struct answer *next_of_client; /* a client's answers, in log order */
-    UT_hash_handle hh;
-};
-
-/* What is known of a client: its answers that it has not confirmed, and up to where it has. A request below the
- * watermark was answered before: it is a late double, and must not be applied again now that its answer is forgotten.
- */
-struct session {
-    uint64_t client;
-    uint64_t watermark;
-    uint64_t time; /* of its latest entry */
-    struct answer *first, *last;
-    struct session *older, *newer; /* all sessions, by time */
-    UT_hash_handle hh;
-};
-
-/* The frozen value of a session's fact. */
-struct session_fact {
-    uint64_t watermark;
-    uint64_t time;
-};
-_Static_assert(sizeof(struct session_fact) == 16, "frozen layout");
-
-struct cursor {
-    uint64_t revision;
-    UT_hash_handle hh;
-    size_t size;
-    char name[];
-};
-
-struct machine {
-    struct versions *versions;
-    struct answer *answers;
-    struct session *sessions;
-    struct cursor *cursors;
-    struct answer *oldest, *newest;
-    struct session *idlest, *busiest;
-    uint32_t keyed_count, answer_count, session_count;
-    char **closed;
-    size_t closed_count;
-};
-
-/* The frozen value of an answer's fact. */
-struct answer_fact {
-    uint32_t status;
-    uint32_t operation;
-    uint64_t version;
-    uint64_t revision;
-    uint64_t time;
-    uint64_t digest;
-};
-_Static_assert(sizeof(struct answer_fact) == 40, "frozen layout");
-
-/* Facts that one entry changes, gathered before they go to the store with it. */
-#define FACTS_MAX 40
-struct facts {
-    struct versions_fact items[FACTS_MAX];
-    uint32_t count;
-    uint8_t names[FACTS_MAX][24];
-    struct answer_fact values[4];
-    uint32_t value_count;
-    struct session_fact session;
-    uint64_t revision;
-    struct bytes text;
-};
-
-static void answer_name_client(uint8_t name[17], uint64_t client, uint64_t sequence)
-{
-    name[0] = 'c';
-    memcpy(name + 1, &client, 8);
-    memcpy(name + 9, &sequence, 8);
-}
-
-static struct answer *answer_find(const struct machine *self, const uint8_t name[17])
-{
-    struct answer *found = NULL;
-    HASH_FIND(hh, self->answers, name, 17, found);
-    return found;
-}
-
-static struct session *session_find(const struct machine *self, uint64_t client)
-{
-    struct session *session = NULL;
-    HASH_FIND(hh, self->sessions, &client, sizeof(client), session);
-    return session;
-}
-
-static void session_unlink(struct machine *self, struct session *session)
-{
-    *(session->older != NULL ? &session->older->newer : &self->idlest) = session->newer;
-    *(session->newer != NULL ? &session->newer->older : &self->busiest) = session->older;
-}
-
-static void session_append(struct machine *self, struct session *session)
-{
-    session->older = self->busiest;
-    session->newer = NULL;
-    *(self->busiest != NULL ? &self->busiest->newer : &self->idlest) = session;
-    self->busiest = session;
-}
-
-static struct session *session_make(struct machine *self, uint64_t client)
-{
-    struct session *session = session_find(self, client);
-    if (session != NULL)
-        return session;
-    session = calloc(1, sizeof(*session));
-    if (session == NULL)
-        return NULL;
-    session->client = client;
-    session_append(self, session);
-    self->session_count++;
-    HASH_ADD(hh, self->sessions, client, sizeof(client), session);
-    return session;
-}
-
-static enum sluice_status answer_link(struct machine *self, struct answer *answer)
-{
-    if (answer->name[0] == 'c') {
-        uint64_t client;
-        memcpy(&client, answer->name + 1, 8);
-        struct session *session = session_make(self, client);
-        if (session == NULL)
-            return SLUICE_MEMORY;
-        if (session->last != NULL)
-            session->last->next_of_client = answer;
-        else
-            session->first = answer;
-        session->last = answer;
-        self->answer_count++;
-    } else {
-        self->keyed_count++;
-    }
-    answer->older = self->newest;
-    if (self->newest != NULL)
-        self->newest->newer = answer;
-    else
-        self->oldest = answer;
-    self->newest = answer;
-    HASH_ADD(hh, self->answers, name, 17, answer);
-    return SLUICE_OK;
-}
-
-/* Takes the answer out of everything but its session's list, whose head it is when it belongs to one. */
-static void answer_drop(struct machine *self, struct answer *answer)
-{
-    if (answer->name[0] == 'c') {
-        uint64_t client;
-        memcpy(&client, answer->name + 1, 8);
-        struct session *session = session_find(self, client);
-        ASSERT(session != NULL && session->first == answer);
-        session->first = answer->next_of_client;
-        if (session->first == NULL)
-            session->last = NULL;
-        self->answer_count--;
-    } else {
-        self->keyed_count--;
-    }
-    if (answer->older != NULL)
-        answer->older->newer = answer->newer;
-    else
-        self->oldest = answer->newer;
-    if (answer->newer != NULL)
-        answer->newer->older = answer->older;
-    else
-        self->newest = answer->older;
-    HASH_DEL(self->answers, answer);
-    free(answer);
-}
-
-static void facts_forget(struct facts *facts, const uint8_t *name, size_t size)
-{
-    ASSERT(facts->count < FACTS_MAX);
-    memcpy(facts->names[facts->count], name, size);
-    facts->items[facts->count] = (struct versions_fact){.name = {facts->names[facts->count], size}};
-    facts->count++;
-}
-
-static enum sluice_status answer_keep(struct machine *self, struct facts *facts, const uint8_t name[17],
-                                      const struct machine_outcome *outcome, uint64_t digest)
-{
-    struct answer *answer = calloc(1, sizeof(*answer));
-    if (answer == NULL)
-        return SLUICE_MEMORY;
-    memcpy(answer->name, name, 17);
-    answer->status = outcome->status;
-    answer->operation = outcome->operation;
-    answer->version = outcome->version;
-    answer->revision = outcome->revision;
-    answer->time = outcome->time;
-    answer->digest = digest;
-    enum sluice_status status = answer_link(self, answer);
-    if (status != SLUICE_OK) {
-        free(answer);
-        return status;
-    }
-    struct answer_fact *value = &facts->values[facts->value_count++];
-    *value = (struct answer_fact){.status = answer->status,
-                                  .operation = answer->operation,
-                                  .version = answer->version,
-                                  .revision = answer->revision,
-                                  .time = answer->time,
-                                  .digest = digest};
-    memcpy(facts->names[facts->count], name, 17);
-    facts->items[facts->count] =
-        (struct versions_fact){.name = {facts->names[facts->count], 17}, .value = {value, sizeof(*value)}};
-    facts->count++;
-    return SLUICE_OK;
-}
-
-static void session_fact_name(uint8_t name[9], uint64_t client)
-{
-    name[0] = 'w';
-    memcpy(name + 1, &client, 8);
-}
-
-/* Forgets what the client has confirmed; a bounded number at a time, so that no entry pays for many. */
-static enum sluice_status session_advance(struct machine *self, struct facts *facts, const struct wire_command *command,
-                                          uint64_t now)
-{
-    struct session *session = session_make(self, command->client);
-    if (session == NULL)
-        return SLUICE_MEMORY;
-    session->time = now;
-    session_unlink(self, session);
-    session_append(self, session);
-    if (command->watermark > session->watermark)
-        session->watermark = command->watermark;
-    for (int i = 0; i < 12 && session->first != NULL; i++) {
-        struct answer *first = session->first;
-        uint64_t sequence;
-        memcpy(&sequence, first->name + 9, 8);
-        if (sequence >= session->watermark)
-            break;
-        facts_forget(facts, first->name, 17);
-        answer_drop(self, first);
-    }
-    facts->session = (struct session_fact){.watermark = session->watermark, .time = now};
-    session_fact_name(facts->names[facts->count], session->client);
-    facts->items[facts->count] = (struct versions_fact){.name = {facts->names[facts->count], 9},
-                                                        .value = {&facts->session, sizeof(facts->session)}};
-    facts->count++;
-    return SLUICE_OK;
-}
-
-/* Forgets what is too old for anybody to ask for. */
-static void expire(struct machine *self, struct facts *facts, uint64_t now)
-{
-    for (int i = 0; i < 12 && self->oldest != NULL && self->oldest->time + MACHINE_ANSWER_KEPT_NS < now; i++) {
-        facts_forget(facts, self->oldest->name, 17);
-        answer_drop(self, self->oldest);
-    }
-    for (int i = 0; i < 4 && self->idlest != NULL && self->idlest->first == NULL &&
-                    self->idlest->time + MACHINE_ANSWER_KEPT_NS < now;
-         i++) {
-        struct session *session = self->idlest;
-        uint8_t name[9];
-        session_fact_name(name, session->client);
-        facts_forget(facts, name, 9);
-        session_unlink(self, session);
-        HASH_DEL(self->sessions, session);
-        free(session);
-        self->session_count--;
-    }
-}
-
-static void outcome_from_answer(const struct answer *answer, struct machine_outcome *outcome)
-{
-    outcome->status = (enum sluice_status)answer->status;
-    outcome->operation = answer->operation;
-    outcome->version = answer->version;
-    outcome->revision = answer->revision;
-    outcome->time = answer->time;
-    outcome->replayed = true;
-    outcome->detail = sluice_status_text(outcome->status);
-}
-
-static bool idempotent(const struct wire_command *command)
-{
-    static const uint8_t none[16];
-    return memcmp(command->idempotency, none, sizeof(none)) != 0;
-}
-
-/* Was this very request answered before? Fills the outcome then. */
-static bool replay(struct machine *self, const struct wire_command *command, struct machine_outcome *outcome)
-{
-    uint8_t name[17];
-    if (command->client != 0) {
-        answer_name_client(name, command->client, command->sequence);
-        const struct answer *answer = answer_find(self, name);
-        if (answer != NULL) {
-            outcome_from_answer(answer, outcome);
-            return true;
-        }
-        const struct session *session = session_find(self, command->client);
-        if (session != NULL && command->sequence < session->watermark) {
-            outcome->status = SLUICE_OUTCOME_UNKNOWN;
-            outcome->detail =
-                "this request was answered before, and its sender has confirmed that; it was not applied again";
-            return true;
-        }
-    }
-    if (!idempotent(command))
-        return false;
-    name[0] = 'i';
-    memcpy(name + 1, command->idempotency, 16);
-    const struct answer *answer = answer_find(self, name);
-    if (answer == NULL)
-        return false;
-    outcome_from_answer(answer, outcome);
-    if (answer->digest != command->request_digest) {
-        outcome->status = SLUICE_IDEMPOTENCY_MISMATCH;
-        outcome->replayed = false;
-        outcome->detail =
-            "this Idempotency-Key was used for a request with another body, conditions or query; use a new key";
-    }
-    return true;
-}
 
 bool machine_prefix_closed(const struct machine *self, const char *key, size_t size)
 {
@@ -352,7 +20,7 @@ uint64_t machine_cursor(const struct machine *self, const char *lambda, size_t s
     return cursor == NULL ? 0 : cursor->revision;
 }
 
-static enum sluice_status cursor_set(struct machine *self, const char *name, size_t size, uint64_t revision)
+enum sluice_status machine__cursor_set(struct machine *self, const char *name, size_t size, uint64_t revision)
 {
     struct cursor *cursor = NULL;
     HASH_FIND(hh, self->cursors, name, size, cursor);
@@ -454,7 +122,7 @@ static enum sluice_status closed_fact(struct machine *self, struct facts *facts)
     return SLUICE_OK;
 }
 
-static enum sluice_status closed_add(struct machine *self, const char *prefix, size_t size)
+enum sluice_status machine__closed_add(struct machine *self, const char *prefix, size_t size)
 {
     char **grown = realloc(self->closed, (self->closed_count + 1) * sizeof(*grown));
     if (grown == NULL)
@@ -495,7 +163,7 @@ static enum sluice_status apply_prefix(struct machine *self, const struct wire_c
             outcome->detail = "the enclosing pool holds versions under that prefix";
             return SLUICE_OK;
         }
-        status = closed_add(self, view.key, view.operation->key_size);
+        status = machine__closed_add(self, view.key, view.operation->key_size);
     } else if (command->kind == WIRE_COMMAND_OPEN_PREFIX && at != SIZE_MAX) {
         free(self->closed[at]);
         self->closed[at] = self->closed[--self->closed_count];
@@ -517,7 +185,8 @@ static enum sluice_status apply_cursor(struct machine *self, const struct wire_c
         outcome->detail = "the name of a lambda is at most 48 bytes long";
         return SLUICE_OK;
     }
-    enum sluice_status status = cursor_set(self, view.key, view.operation->key_size, view.operation->if_version);
+    enum sluice_status status =
+        machine__cursor_set(self, view.key, view.operation->key_size, view.operation->if_version);
     if (status != SLUICE_OK)
         return status;
     facts->revision = machine_cursor(self, view.key, view.operation->key_size);
@@ -529,46 +198,18 @@ static enum sluice_status apply_cursor(struct machine *self, const struct wire_c
     return SLUICE_OK;
 }
 
-static bool over_limits(const struct machine *self, const struct wire_command *command)
-{
-    return (command->client != 0 &&
-            (self->answer_count >= MACHINE_ANSWERS_MAX || self->session_count >= MACHINE_SESSIONS_MAX)) ||
-           (idempotent(command) && self->keyed_count >= MACHINE_IDEMPOTENCY_MAX);
-}
-
-static enum sluice_status answers_keep(struct machine *self, const struct wire_command *command, struct facts *facts,
-                                       const struct machine_outcome *outcome)
-{
-    /* What the client will send again elsewhere or later under the same name must not be answered from memory. */
-    if (outcome->status == SLUICE_STALE_MAP || outcome->status == SLUICE_BUSY || outcome->status == SLUICE_DEADLINE ||
-        outcome->status == SLUICE_IDEMPOTENCY_MISMATCH)
-        return SLUICE_OK;
-    uint8_t name[17];
-    enum sluice_status status = SLUICE_OK;
-    if (command->client != 0) {
-        answer_name_client(name, command->client, command->sequence);
-        status = answer_keep(self, facts, name, outcome, 0);
-    }
-    if (status == SLUICE_OK && idempotent(command)) {
-        name[0] = 'i';
-        memcpy(name + 1, command->idempotency, 16);
-        status = answer_keep(self, facts, name, outcome, command->request_digest);
-    }
-    return status;
-}
-
 static enum sluice_status apply_write(struct machine *self, const struct entry *entry,
                                       const struct wire_command *command, struct version **made, uint32_t *made_count,
                                       struct facts *facts, struct machine_outcome *outcome)
 {
-    if (replay(self, command, outcome))
+    if (answers__replay(self, command, outcome))
         return SLUICE_OK;
     if (command->deadline != 0 && entry->time > command->deadline) {
         outcome->status = SLUICE_DEADLINE;
         outcome->detail = "the deadline passed before the write was ordered; it was not applied";
         return SLUICE_OK;
     }
-    if (over_limits(self, command)) {
+    if (answers__full(self, command)) {
         outcome->status = SLUICE_BUSY;
         outcome->detail = "the shard remembers as many answers as it may; nothing was applied, try again later";
         return SLUICE_OK;
@@ -591,7 +232,7 @@ static enum sluice_status apply_write(struct machine *self, const struct entry *
         if (status != SLUICE_OK)
             return status;
     }
-    return answers_keep(self, command, facts, outcome);
+    return answers__keep(self, command, facts, outcome);
 }
 
 enum sluice_status machine_apply(struct machine *self, const struct entry *entry, struct machine_outcome *outcome)
@@ -611,9 +252,9 @@ enum sluice_status machine_apply(struct machine *self, const struct entry *entry
         if (status == SLUICE_OK) {
             status = apply_write(self, entry, command, &made, &made_count, &facts, outcome);
             if (status == SLUICE_OK && command->client != 0)
-                status = session_advance(self, &facts, command, entry->time);
+                status = answers__advance(self, &facts, command, entry->time);
             if (status == SLUICE_OK)
-                expire(self, &facts, entry->time);
+                answers__expire(self, &facts, entry->time);
         } else {
             outcome->status = SLUICE_INVALID;
             outcome->detail = why;
@@ -625,169 +266,4 @@ enum sluice_status machine_apply(struct machine *self, const struct entry *entry
     bytes_free(&facts.text);
     free(made);
     return status;
-}
-
-/* Answers come back from the store in the order of their names; log order is restored by revision. */
-struct loading {
-    struct machine *self;
-    struct answer **answers;
-    size_t count, capacity;
-    enum sluice_status status;
-};
-
-static void load_answer(struct loading *loading, const uint8_t *name, struct slice value)
-{
-    if (value.size != sizeof(struct answer_fact)) {
-        loading->status = SLUICE_CORRUPT;
-        return;
-    }
-    if (loading->count == loading->capacity) {
-        size_t capacity = loading->capacity == 0 ? 1024 : loading->capacity * 2;
-        struct answer **grown = realloc(loading->answers, capacity * sizeof(*grown));
-        if (grown == NULL) {
-            loading->status = SLUICE_MEMORY;
-            return;
-        }
-        loading->answers = grown;
-        loading->capacity = capacity;
-    }
-    struct answer_fact fact;
-    memcpy(&fact, value.data, sizeof(fact));
-    struct answer *answer = calloc(1, sizeof(*answer));
-    if (answer == NULL) {
-        loading->status = SLUICE_MEMORY;
-        return;
-    }
-    memcpy(answer->name, name, 17);
-    answer->status = fact.status;
-    answer->operation = fact.operation;
-    answer->version = fact.version;
-    answer->revision = fact.revision;
-    answer->time = fact.time;
-    answer->digest = fact.digest;
-    loading->answers[loading->count++] = answer;
-}
-
-static void load_session(struct loading *loading, const uint8_t *name, struct slice value)
-{
-    struct session_fact fact;
-    uint64_t client;
-    memcpy(&client, name + 1, 8);
-    struct session *session = session_make(loading->self, client);
-    if (session == NULL || value.size != sizeof(fact)) {
-        loading->status = session == NULL ? SLUICE_MEMORY : SLUICE_CORRUPT;
-        return;
-    }
-    memcpy(&fact, value.data, sizeof(fact));
-    session->watermark = fact.watermark;
-    session->time = fact.time;
-}
-
-static void load_closed(struct loading *loading, struct slice value)
-{
-    const char *text = value.data;
-    size_t at = 0;
-    while (at < value.size && loading->status == SLUICE_OK) {
-        size_t size = strnlen(text + at, value.size - at);
-        loading->status = closed_add(loading->self, text + at, size);
-        at += size + 1;
-    }
-}
-
-static void load_fact(void *arg, struct slice name, struct slice value)
-{
-    struct loading *loading = arg;
-    const uint8_t *bytes = name.data;
-    if (loading->status != SLUICE_OK || name.size == 0)
-        return;
-    if ((bytes[0] == 'c' || bytes[0] == 'i') && name.size == 17) {
-        load_answer(loading, bytes, value);
-    } else if (bytes[0] == 'w' && name.size == 9) {
-        load_session(loading, bytes, value);
-    } else if (bytes[0] == 'P') {
-        load_closed(loading, value);
-    } else if (bytes[0] == 'L' && value.size == sizeof(uint64_t)) {
-        uint64_t revision;
-        memcpy(&revision, value.data, sizeof(revision));
-        loading->status = cursor_set(loading->self, (const char *)bytes + 1, name.size - 1, revision);
-    }
-}
-
-static int answer_order(const void *a, const void *b)
-{
-    const struct answer *left = *(struct answer *const *)a, *right = *(struct answer *const *)b;
-    return left->revision < right->revision ? -1 : left->revision > right->revision;
-}
-
-static int session_order(struct session *a, struct session *b)
-{
-    return a->time < b->time ? -1 : a->time > b->time;
-}
-
-/* Facts come in the order of their names; sessions expire in the order of their times. */
-static void order_sessions(struct machine *self)
-{
-    HASH_SORT(self->sessions, session_order);
-    self->idlest = self->busiest = NULL;
-    struct session *session, *next;
-    HASH_ITER(hh, self->sessions, session, next)
-    {
-        session_append(self, session);
-    }
-}
-
-enum sluice_status machine_create(struct versions *versions, struct machine **out)
-{
-    struct machine *self = calloc(1, sizeof(*self));
-    if (self == NULL)
-        return SLUICE_MEMORY;
-    self->versions = versions;
-    struct loading loading = {.self = self, .status = SLUICE_OK};
-    enum sluice_status status = versions_facts(versions, load_fact, &loading);
-    if (status == SLUICE_OK)
-        status = loading.status;
-    if (loading.count > 0)
-        qsort(loading.answers, loading.count, sizeof(*loading.answers), answer_order);
-    for (size_t i = 0; i < loading.count; i++) {
-        if (status == SLUICE_OK)
-            status = answer_link(self, loading.answers[i]);
-        else
-            free(loading.answers[i]);
-    }
-    free(loading.answers);
-    order_sessions(self);
-    if (status != SLUICE_OK) {
-        machine_destroy(self);
-        return status;
-    }
-    *out = self;
-    return SLUICE_OK;
-}
-
-void machine_destroy(struct machine *self)
-{
-    if (self == NULL)
-        return;
-    struct answer *answer, *next_answer;
-    HASH_ITER(hh, self->answers, answer, next_answer)
-    {
-        HASH_DEL(self->answers, answer);
-        free(answer);
-    }
-    struct session *session, *next_session;
-    HASH_ITER(hh, self->sessions, session, next_session)
-    {
-        HASH_DEL(self->sessions, session);
-        free(session);
-    }
-    struct cursor *cursor, *next_cursor;
-    HASH_ITER(hh, self->cursors, cursor, next_cursor)
-    {
-        HASH_DEL(self->cursors, cursor);
-        free(cursor);
-    }
-    for (size_t i = 0; i < self->closed_count; i++)
-        free(self->closed[i]);
-    free(self->closed);
-    free(self);
 }

@@ -6,8 +6,8 @@
 #include "core/base/text.h"
 #include "core/shard/host__.h"
 
-static void send_reply(struct host *self, void *link, const struct wire_header *header, const struct slice *parts,
-                       unsigned count, struct buf *payload, uint32_t offset, uint32_t size)
+void serve__send(struct host *self, void *link, const struct wire_header *header, const struct slice *parts,
+                 unsigned count, struct buf *payload, uint32_t offset, uint32_t size)
 {
     struct slice all[4] = {{header, sizeof(*header)}};
     ASSERT(count <= 3);
@@ -16,8 +16,8 @@ static void send_reply(struct host *self, void *link, const struct wire_header *
     self->env.send_client(self->env.arg, link, all, count + 1, payload, offset, size);
 }
 
-static struct wire_header reply_header(struct host *self, uint64_t request_id, uint32_t shard,
-                                       enum sluice_status status, uint32_t flags, size_t body_size)
+struct wire_header serve__header(struct host *self, uint64_t request_id, uint32_t shard, enum sluice_status status,
+                                 uint32_t flags, size_t body_size)
 {
     return (struct wire_header){
         .magic = WIRE_MAGIC,
@@ -37,19 +37,18 @@ static struct wire_header reply_header(struct host *self, uint64_t request_id, u
 void host_reply(struct host *self, void *link, const struct wire_header *request, enum sluice_status status,
                 uint32_t flags, const void *body, size_t size)
 {
-    const struct wire_header header = reply_header(self, request->request_id, request->shard, status, flags, size);
+    const struct wire_header header = serve__header(self, request->request_id, request->shard, status, flags, size);
     const struct slice part = {body, size};
-    send_reply(self, link, &header, &part, size > 0 ? 1 : 0, NULL, 0, 0);
+    serve__send(self, link, &header, &part, size > 0 ? 1 : 0, NULL, 0, 0);
 }
 
-static void reply_text(struct host *self, void *link, const struct wire_header *request, enum sluice_status status,
-                       const char *text)
+void serve__text(struct host *self, void *link, const struct wire_header *request, enum sluice_status status,
+                 const char *text)
 {
     host_reply(self, link, request, status, 0, text, strlen(text));
 }
 
-/* What a client is told that must look elsewhere: who leads, or that nobody can. */
-static void reply_not_leader(struct replica *self, void *link, uint64_t request_id)
+void serve__elsewhere(struct replica *self, void *link, uint64_t request_id)
 {
     struct host *host = self->host;
     uint32_t alive = 1;
@@ -64,16 +63,16 @@ static void reply_not_leader(struct replica *self, void *link, uint64_t request_
         status = SLUICE_UNAVAILABLE;
         text = "this shard has lost its quorum: fewer than half of its replicas can be reached; nothing was applied";
     }
-    struct wire_header header = reply_header(host, request_id, self->group, status, 0, strlen(text));
+    struct wire_header header = serve__header(host, request_id, self->group, status, 0, strlen(text));
     header.node = self->paxos.leader == host->options.pairs.node ? 0 : self->paxos.leader;
     const struct slice part = {text, strlen(text)};
-    send_reply(host, link, &header, &part, 1, NULL, 0, 0);
+    serve__send(host, link, &header, &part, 1, NULL, 0, 0);
 }
 
 void serve__not_leader(struct replica *self, void *link, uint64_t request_id)
 {
     if (link != NULL)
-        reply_not_leader(self, link, request_id);
+        serve__elsewhere(self, link, request_id);
 }
 
 void serve__lost(struct replica *self, const struct host__pending *who)
@@ -83,9 +82,9 @@ void serve__lost(struct replica *self, const struct host__pending *who)
     if (who->link == NULL)
         return;
     const struct wire_header header =
-        reply_header(self->host, who->request_id, self->group, SLUICE_OUTCOME_UNKNOWN, 0, sizeof(text) - 1);
+        serve__header(self->host, who->request_id, self->group, SLUICE_OUTCOME_UNKNOWN, 0, sizeof(text) - 1);
     const struct slice part = {text, sizeof(text) - 1};
-    send_reply(self->host, who->link, &header, &part, 1, NULL, 0, 0);
+    serve__send(self->host, who->link, &header, &part, 1, NULL, 0, 0);
 }
 
 void serve__record(const struct replica *self, const struct version *version, uint32_t carried,
@@ -212,9 +211,9 @@ void serve__written(struct replica *self, const struct host__pending *who, const
         status = SLUICE_OUTCOME_UNKNOWN;
         body.size = 0;
     }
-    const struct wire_header header = reply_header(host, who->request_id, self->group, status, flags, body.size);
+    const struct wire_header header = serve__header(host, who->request_id, self->group, status, flags, body.size);
     const struct slice part = {body.data, body.size};
-    send_reply(host, who->link, &header, &part, body.size > 0 ? 1 : 0, NULL, 0, 0);
+    serve__send(host, who->link, &header, &part, body.size > 0 ? 1 : 0, NULL, 0, 0);
     bytes_free(&body);
 }
 
@@ -260,47 +259,47 @@ static void serve_write(struct replica *self, void *link, const struct wire_head
     const char *why = "malformed";
     enum sluice_status status = wire_command_read(body, header->body_size, &command, &why);
     if (status != SLUICE_OK) {
-        reply_text(host, link, header, status, why);
+        serve__text(host, link, header, status, why);
         return;
     }
     if (crc32c(body, header->body_size) != header->body_crc) {
-        reply_text(host, link, header, SLUICE_CORRUPT, "the write's checksum does not fit its bytes; send it again");
+        serve__text(host, link, header, SLUICE_CORRUPT, "the write's checksum does not fit its bytes; send it again");
         return;
     }
     why = write_error(host, header, command);
     if (why != NULL) {
-        reply_text(host, link, header, SLUICE_INVALID, why);
+        serve__text(host, link, header, SLUICE_INVALID, why);
         return;
     }
     if (self->paxos.role != PAXOS_LEADER) {
-        reply_not_leader(self, link, header->request_id);
+        serve__elsewhere(self, link, header->request_id);
         return;
     }
     if (!all_owned(self, command)) {
-        reply_text(host, link, header, SLUICE_STALE_MAP,
-                   "the key belongs to another shard by the cluster map in force");
+        serve__text(host, link, header, SLUICE_STALE_MAP,
+                    "the key belongs to another shard by the cluster map in force");
         return;
     }
     if (command->kind == WIRE_COMMAND_WRITE && host->env.storage_full(host->env.arg)) {
-        reply_text(host, link, header, SLUICE_STORAGE_FULL,
-                   "the leader's disk is nearly full, so that it takes no writes; free space or drop history");
+        serve__text(host, link, header, SLUICE_STORAGE_FULL,
+                    "the leader's disk is nearly full, so that it takes no writes; free space or drop history");
         return;
     }
     if (self->memory_only && versions_full(self->versions)) {
-        reply_text(host, link, header, SLUICE_STORAGE_FULL,
-                   "the volatile pool's memory is used up; delete the pool or raise its limit");
+        serve__text(host, link, header, SLUICE_STORAGE_FULL,
+                    "the volatile pool's memory is used up; delete the pool or raise its limit");
         return;
     }
     if (paxos_room(&self->paxos) <= self->queued_count) {
-        reply_text(host, link, header, SLUICE_BUSY,
-                   "as many writes are in flight as the shard takes; nothing was applied, try again");
+        serve__text(host, link, header, SLUICE_BUSY,
+                    "as many writes are in flight as the shard takes; nothing was applied, try again");
         return;
     }
     struct buf *copy = buf_dup(body, header->body_size);
     const struct host__pending who = {.link = link, .request_id = header->request_id, .type = WIRE_WRITE};
     if (copy == NULL || replica__queue(self, copy, header->body_crc, ENTRY_COMMAND, &who) != SLUICE_OK) {
         buf_unref(copy);
-        reply_text(host, link, header, SLUICE_MEMORY, "the node is out of memory; nothing was applied");
+        serve__text(host, link, header, SLUICE_MEMORY, "the node is out of memory; nothing was applied");
         return;
     }
     host->figures.writes++;
@@ -309,7 +308,7 @@ static void serve_write(struct replica *self, void *link, const struct wire_head
 static void serve_map_change(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body)
 {
     if (self->paxos.role != PAXOS_LEADER) {
-        reply_not_leader(self, link, header->request_id);
+        serve__elsewhere(self, link, header->request_id);
         return;
     }
     struct buf *copy = buf_dup(body, header->body_size);
@@ -317,268 +316,9 @@ static void serve_map_change(struct replica *self, void *link, const struct wire
     if (copy == NULL || paxos_room(&self->paxos) <= self->queued_count ||
         replica__queue(self, copy, crc32c(body, header->body_size), ENTRY_MAP, &who) != SLUICE_OK) {
         buf_unref(copy);
-        reply_text(self->host, link, header, SLUICE_BUSY,
-                   "the map group takes no more changes now; nothing was applied, try again");
+        serve__text(self->host, link, header, SLUICE_BUSY,
+                    "the map group takes no more changes now; nothing was applied, try again");
     }
-}
-
-/* One record with its value, or with the part of it that was asked for; the value goes out of the entry's own buffer.
- */
-static void reply_version(struct replica *self, void *link, const struct wire_header *header,
-                          const struct wire_query *query, const struct version *version)
-{
-    struct wire_record record;
-    uint32_t offset = 0, carried = 0;
-    enum sluice_status status = SLUICE_OK;
-    uint32_t flags = 0;
-    if (version->flags & VERSION_TOMBSTONE) {
-        status = SLUICE_DELETED;
-        flags = WIRE_FLAG_RECORD;
-    } else if (!(query->flags & WIRE_QUERY_NO_VALUE)) {
-        if (query->offset > 0 && query->offset >= version->value_size) {
-            status = SLUICE_RANGE;
-            flags = WIRE_FLAG_RECORD;
-        } else {
-            offset = (uint32_t)query->offset;
-            uint64_t rest = version->value_size - offset;
-            carried = (uint32_t)(query->length < rest ? query->length : rest);
-        }
-    }
-    serve__record(self, version, carried, &record);
-    if (query->flags & WIRE_QUERY_NO_VALUE)
-        record.flags &= (uint16_t)~WIRE_RECORD_VALUE;
-    size_t plain = sizeof(record) + record.key_size + record.content_type_size + carried;
-    const struct wire_header reply = reply_header(self->host, header->request_id, self->group, status, flags, plain);
-    const struct slice parts[3] = {{&record, sizeof(record)},
-                                   {version->key, version->key_size},
-                                   {version->content_type, version->content_type_size}};
-    uint32_t start = 0;
-    if (carried > 0)
-        start = (uint32_t)((const uint8_t *)version->value - version->owner->data) + offset;
-    send_reply(self->host, link, &reply, parts, 3, carried > 0 ? version->owner : NULL, start, carried);
-}
-
-static void serve_get(struct replica *self, void *link, const struct wire_header *header,
-                      const struct wire_query *query)
-{
-    struct slice key = {wire_query_key(query), query->key_size};
-    bool with_value = !(query->flags & WIRE_QUERY_NO_VALUE);
-    struct version version;
-    enum sluice_status status;
-    if (query->flags & WIRE_QUERY_VERSION)
-        status = versions_by_version(self->versions, key, query->object_version, with_value, &version);
-    else if (query->flags & WIRE_QUERY_AT)
-        status = versions_by_time(self->versions, key, query->at, with_value, &version);
-    else
-        status = versions_latest(self->versions, key, with_value, &version);
-    if (status != SLUICE_OK) {
-        reply_text(self->host, link, header, status, sluice_status_text(status));
-        return;
-    }
-    reply_version(self, link, header, query, &version);
-    version_release(&version);
-}
-
-struct page {
-    struct replica *replica;
-    struct bytes body;
-    uint32_t left; /* records */
-    bool with_values, internal, more;
-    enum sluice_status status;
-};
-
-static bool page_visit(void *arg, const struct version *version)
-{
-    struct page *page = arg;
-    if (!page->internal && version->key_size >= 8 && memcmp(version->key, "_sluice/", 8) == 0)
-        return true;
-    size_t size =
-        wire_record_bytes(version->key_size, version->content_type_size, page->with_values ? version->value_size : 0);
-    if (page->left == 0 || (page->body.size > 0 && page->body.size + size > WIRE_PAGE_BYTES)) {
-        page->more = true;
-        return false;
-    }
-    page->status = serve__append(&page->body, page->replica, version, page->with_values);
-    page->left--;
-    return page->status == SLUICE_OK;
-}
-
-static void reply_page(struct page *page, void *link, const struct wire_header *header, enum sluice_status status)
-{
-    struct host *host = page->replica->host;
-    if (status == SLUICE_OK)
-        status = page->status;
-    if (status == SLUICE_OK)
-        host_reply(host, link, header, SLUICE_OK, page->more ? WIRE_FLAG_MORE : 0, page->body.data, page->body.size);
-    else
-        reply_text(host, link, header, status, sluice_status_text(status));
-    bytes_free(&page->body);
-}
-
-static void serve_list(struct replica *self, void *link, const struct wire_header *header,
-                       const struct wire_query *query)
-{
-    struct page page = {.replica = self,
-                        .left = query->limit == 0 ? UINT32_MAX : query->limit,
-                        .with_values = (query->flags & WIRE_QUERY_VALUES) != 0,
-                        .internal = (header->flags & WIRE_FLAG_ADMIN) != 0};
-    const struct versions_range range = {
-        .prefix = {wire_query_key(query), query->key_size},
-        .after = {wire_query_after(query), query->after_size},
-        .at = (query->flags & WIRE_QUERY_AT) ? query->at : UINT64_MAX,
-        .tombstones = (query->flags & WIRE_QUERY_TOMBSTONES) != 0,
-        .values = page.with_values,
-    };
-    enum sluice_status status = versions_list(self->versions, &range, page_visit, &page);
-    reply_page(&page, link, header, status);
-}
-
-static void serve_history(struct replica *self, void *link, const struct wire_header *header,
-                          const struct wire_query *query)
-{
-    struct page page = {.replica = self,
-                        .left = query->limit == 0 ? UINT32_MAX : query->limit,
-                        .with_values = (query->flags & WIRE_QUERY_VALUES) != 0,
-                        .internal = true};
-    const struct versions_span span = {
-        .version_from = query->from,
-        .version_to = query->to,
-        .time_from = query->time_from,
-        .time_to = query->time_to,
-        .descending = (query->flags & WIRE_QUERY_DESCENDING) != 0,
-        .values = page.with_values,
-    };
-    struct slice key = {wire_query_key(query), query->key_size};
-    enum sluice_status status = versions_history(self->versions, key, &span, page_visit, &page);
-    if (status == SLUICE_OK && page.status == SLUICE_OK && page.body.size == 0) {
-        struct version latest;
-        status = versions_latest(self->versions, key, false, &latest);
-        if (status == SLUICE_OK)
-            version_release(&latest);
-    }
-    reply_page(&page, link, header, status);
-}
-
-/* May this read be answered from here, now? OK; AGAIN: wait; anything else is the answer. */
-static enum sluice_status read_gate(struct replica *self, const struct wire_header *header,
-                                    const struct wire_query *query)
-{
-    bool timed = query != NULL && (query->flags & WIRE_QUERY_AT) != 0;
-    bool stable = (header->flags & WIRE_FLAG_STABLE) != 0;
-    bool leads = self->paxos.role == PAXOS_LEADER;
-    if (timed) {
-        if (replica__closed(self, query->at))
-            return SLUICE_OK;
-        return leads ? SLUICE_AGAIN : SLUICE_NOT_LEADER;
-    }
-    if (stable)
-        return header->after == 0 || replica__closed_time(self) >= header->after || leads ? SLUICE_OK
-                                                                                          : SLUICE_NOT_LEADER;
-    if (!leads)
-        return SLUICE_NOT_LEADER;
-    return self->leading && paxos_lease_valid(&self->paxos, host__now(self->host)) ? SLUICE_OK : SLUICE_AGAIN;
-}
-
-static void serve_read_now(struct replica *self, void *link, const struct wire_header *header,
-                           const struct wire_query *query)
-{
-    self->host->figures.reads++;
-    switch (header->type) {
-    case WIRE_GET:
-        serve_get(self, link, header, query);
-        break;
-    case WIRE_LIST:
-        serve_list(self, link, header, query);
-        break;
-    case WIRE_HISTORY:
-        serve_history(self, link, header, query);
-        break;
-    default:
-        hlc_now(&self->host->clock, self->host->env.realtime_ns(self->host->env.arg));
-        host_reply(self->host, link, header, SLUICE_OK, 0, NULL, 0);
-        break;
-    }
-}
-
-static void wait_for_it(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body)
-{
-    struct host__waiting *waiting = calloc(1, sizeof(*waiting) + header->body_size);
-    if (waiting == NULL) {
-        reply_text(self->host, link, header, SLUICE_MEMORY, "the node is out of memory");
-        return;
-    }
-    uint64_t timeout_ms = header->timeout_ms == 0 ? 5000 : header->timeout_ms;
-    waiting->link = link;
-    waiting->header = *header;
-    waiting->deadline_ns = host__now(self->host) + timeout_ms * NS_PER_MS;
-    waiting->body_size = header->body_size;
-    if (header->body_size > 0)
-        memcpy(waiting->body, body, header->body_size);
-    *self->waiting_tail = waiting;
-    self->waiting_tail = &waiting->next;
-}
-
-static void serve_read(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body)
-{
-    const struct wire_query *query = NULL;
-    const char *why = "malformed";
-    if (header->type != WIRE_TIME) {
-        enum sluice_status status = wire_query_read(body, header->body_size, &query, &why);
-        if (status != SLUICE_OK) {
-            reply_text(self->host, link, header, status, why);
-            return;
-        }
-    }
-    enum sluice_status gate = read_gate(self, header, query);
-    if (gate == SLUICE_OK)
-        serve_read_now(self, link, header, query);
-    else if (gate == SLUICE_AGAIN)
-        wait_for_it(self, link, header, body);
-    else
-        reply_not_leader(self, link, header->request_id);
-}
-
-void serve__waiting(struct replica *self, uint64_t now)
-{
-    struct host__waiting *list = self->waiting;
-    self->waiting = NULL;
-    self->waiting_tail = &self->waiting;
-    while (list != NULL) {
-        struct host__waiting *waiting = list;
-        list = list->next;
-        waiting->next = NULL;
-        const struct wire_query *query =
-            waiting->header.type == WIRE_TIME ? NULL : (const struct wire_query *)(const void *)waiting->body;
-        enum sluice_status gate = read_gate(self, &waiting->header, query);
-        if (gate == SLUICE_AGAIN && now < waiting->deadline_ns) {
-            *self->waiting_tail = waiting;
-            self->waiting_tail = &waiting->next;
-            continue;
-        }
-        if (gate == SLUICE_OK)
-            serve_read_now(self, waiting->link, &waiting->header, query);
-        else if (gate == SLUICE_AGAIN)
-            reply_text(self->host, waiting->link, &waiting->header, SLUICE_DEADLINE,
-                       "the shard could not close that time, or reach its quorum, before the deadline");
-        else
-            reply_not_leader(self, waiting->link, waiting->header.request_id);
-        free(waiting);
-    }
-}
-
-void serve__drop_waiting(struct replica *self, void *link)
-{
-    struct host__waiting **at = &self->waiting;
-    while (*at != NULL) {
-        struct host__waiting *waiting = *at;
-        if (link == NULL || waiting->link == link) {
-            *at = waiting->next;
-            free(waiting);
-        } else {
-            at = &waiting->next;
-        }
-    }
-    self->waiting_tail = at;
 }
 
 void serve__message(struct host *self, void *link, const struct wire_header *header, const uint8_t *body)
@@ -586,8 +326,8 @@ void serve__message(struct host *self, void *link, const struct wire_header *hea
     /* A client's clock may lead ours a little; more than that must not drag the cluster's time along. */
     uint64_t wall = self->env.realtime_ns(self->env.arg);
     if (header->time > wall + HLC_AHEAD_MAX_NS || header->after > wall + HLC_AHEAD_MAX_NS) {
-        reply_text(self, link, header, SLUICE_INVALID,
-                   "the request's time lies more than 500 ms ahead of this node's clock; set the clocks");
+        serve__text(self, link, header, SLUICE_INVALID,
+                    "the request's time lies more than 500 ms ahead of this node's clock; set the clocks");
         return;
     }
     hlc_merge(&self->clock, header->time);
@@ -609,7 +349,7 @@ void serve__message(struct host *self, void *link, const struct wire_header *hea
     }
     struct replica *replica = host__replica(self, header->type == WIRE_MAP_CHANGE ? MAP_GROUP : header->shard);
     if (replica == NULL || (replica->group == MAP_GROUP) != (header->type == WIRE_MAP_CHANGE)) {
-        reply_text(self, link, header, SLUICE_STALE_MAP, "this node holds no replica of that shard");
+        serve__text(self, link, header, SLUICE_STALE_MAP, "this node holds no replica of that shard");
         return;
     }
     switch (header->type) {
@@ -623,22 +363,22 @@ void serve__message(struct host *self, void *link, const struct wire_header *hea
     case WIRE_LIST:
     case WIRE_HISTORY:
     case WIRE_TIME:
-        serve_read(replica, link, header, body);
+        read__serve(replica, link, header, body);
         break;
     case WIRE_WATCH: {
         const struct wire_query *query = NULL;
         const char *why = "malformed";
         enum sluice_status status = wire_query_read(body, header->body_size, &query, &why);
         if (status != SLUICE_OK)
-            reply_text(self, link, header, status, why);
+            serve__text(self, link, header, status, why);
         else if (replica->paxos.role != PAXOS_LEADER)
-            reply_not_leader(replica, link, header->request_id);
+            serve__elsewhere(replica, link, header->request_id);
         else
             watch__start(replica, link, header, query);
         break;
     }
     default:
-        reply_text(self, link, header, SLUICE_INVALID, "this type of request is not known here");
+        serve__text(self, link, header, SLUICE_INVALID, "this type of request is not known here");
         break;
     }
 }

@@ -1,0 +1,357 @@
+/* Groups: what the segments held of them, joining, leaving. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/shard/host__.h"
+
+/* ---- What the segments held ---- */
+
+static struct host__recovered *recovered_of(struct host *self, uint32_t group, bool make)
+{
+    struct host__recovered *found = self->recovered;
+    while (found != NULL && found->group != group)
+        found = found->next;
+    if (found == NULL && make) {
+        found = calloc(1, sizeof(*found));
+        if (found != NULL) {
+            found->group = group;
+            found->next = self->recovered;
+            self->recovered = found;
+        }
+    }
+    return found;
+}
+
+void group__recovered_clear(struct host__recovered *recovered)
+{
+    for (size_t i = 0; i < recovered->count; i++)
+        buf_unref(recovered->entries[i].body);
+    recovered->count = 0;
+    recovered->first = 0;
+    recovered->promised = 0;
+    recovered->stable = 0;
+}
+
+/* Entries come in the order in which they were accepted: within a group indexes rise, and step back where a new leader
+ * wrote again. */
+static enum sluice_status recovered_entry(struct host__recovered *recovered, const struct entry *entry)
+{
+    if (recovered->count == 0)
+        recovered->first = entry->index;
+    if (entry->index < recovered->first)
+        return SLUICE_OK; /* what lies before the kept part is in the store already */
+    size_t at = (size_t)(entry->index - recovered->first);
+    if (at > recovered->count) {
+        /* A hole: the segments between were recycled, so everything before is in the store. */
+        for (size_t i = 0; i < recovered->count; i++)
+            buf_unref(recovered->entries[i].body);
+        recovered->count = 0;
+        recovered->first = entry->index;
+        at = 0;
+    }
+    if (at >= recovered->capacity) {
+        size_t capacity = recovered->capacity == 0 ? 256 : recovered->capacity * 2;
+        struct entry *grown = realloc(recovered->entries, capacity * sizeof(*grown));
+        if (grown == NULL)
+            return SLUICE_MEMORY;
+        recovered->entries = grown;
+        recovered->capacity = capacity;
+    }
+    if (at == recovered->count)
+        recovered->count++;
+    else
+        buf_unref(recovered->entries[at].body);
+    recovered->entries[at] = *entry;
+    if (entry->body != NULL)
+        buf_ref(entry->body);
+    return SLUICE_OK;
+}
+
+enum sluice_status host_recover(struct host *self, const struct wal_record *record)
+{
+    if (record->type == WAL_CEILING) {
+        if (record->ballot > self->ceilings_max)
+            self->ceilings_max = record->ballot;
+        return SLUICE_OK;
+    }
+    struct host__recovered *recovered = recovered_of(self, record->group, true);
+    if (recovered == NULL)
+        return SLUICE_MEMORY;
+    if (record->epoch < recovered->epoch)
+        return SLUICE_OK;
+    if (record->epoch > recovered->epoch || record->type == WAL_FORGET) {
+        group__recovered_clear(recovered);
+        recovered->epoch = record->epoch;
+    }
+    switch (record->type) {
+    case WAL_PROMISE:
+        if (record->ballot > recovered->promised)
+            recovered->promised = record->ballot;
+        return SLUICE_OK;
+    case WAL_STABLE:
+        if (record->ballot > recovered->stable)
+            recovered->stable = record->ballot;
+        return SLUICE_OK;
+    case WAL_ENTRY:
+        if (record->ballot > recovered->promised)
+            recovered->promised = record->ballot;
+        return recovered_entry(recovered, &record->entry);
+    default:
+        return SLUICE_OK;
+    }
+}
+
+/* ---- Groups ---- */
+
+static const struct entry *recovered_at(const struct host__recovered *recovered, uint64_t index)
+{
+    if (recovered == NULL || recovered->count == 0 || index < recovered->first ||
+        index - recovered->first >= recovered->count)
+        return NULL;
+    return &recovered->entries[index - recovered->first];
+}
+
+/* Applies what is known to be chosen and was not yet in the store when the process ended. */
+static enum sluice_status replay_stable(struct replica *self, const struct host__recovered *recovered)
+{
+    uint64_t applied = versions_applied(self->versions, NULL);
+    while (recovered != NULL && applied < recovered->stable) {
+        const struct entry *entry = recovered_at(recovered, applied + 1);
+        if (entry == NULL)
+            break;
+        struct machine_outcome outcome;
+        char *reply = NULL;
+        enum sluice_status status = self->machine != NULL ? machine_apply(self->machine, entry, &outcome)
+                                                          : self->host->env.map_apply(self->host->env.arg, entry,
+                                                                                      self->versions, &outcome, &reply);
+        free(reply);
+        if (status != SLUICE_OK)
+            return status;
+        applied++;
+    }
+    return SLUICE_OK;
+}
+
+static enum sluice_status open_consensus(struct replica *self, const struct host_group *group,
+                                         const struct host__recovered *recovered)
+{
+    struct host *host = self->host;
+    struct paxos_options options = {
+        .node = host->options.pairs.node,
+        .epoch = group->epoch,
+        .replica_count = group->replica_count,
+        .preferred = group->replicas[0],
+        .memory_only = group->memory_only,
+        .amnesiac = group->amnesiac,
+        .election_ns = host->options.election_ns,
+        .resend_ns = host->options.resend_ns,
+        .window = host->options.window,
+        .follower_bytes_max = 8u << 20,
+        .seed = random_next(&host->random),
+    };
+    memcpy(options.replicas, group->replicas, sizeof(options.replicas));
+    struct paxos_recovered state = {.promised = recovered == NULL ? 0 : recovered->promised};
+    state.stable = versions_applied(self->versions, &state.stable_time);
+    state.last = state.stable;
+    while (!group->memory_only && recovered_at(recovered, state.last + 1) != NULL &&
+           state.last - state.stable < host->options.window)
+        state.last++;
+    struct entry newest;
+    if (state.stable > 0 && versions_entry(self->versions, state.stable, &newest) == SLUICE_OK) {
+        state.stable_opened = newest.opened;
+        buf_unref(newest.body);
+    }
+    hlc_merge(&host->clock, state.stable_time);
+    enum sluice_status status = paxos_init(&self->paxos, &options, &host->pairs, self->slots, &state, host__now(host));
+    if (status != SLUICE_OK)
+        return status;
+    for (uint64_t index = state.stable + 1; index <= state.last; index++) {
+        const struct entry *entry = recovered_at(recovered, index);
+        const struct paxos_slot slot = {.ballot = entry->ballot,
+                                        .time = entry->time,
+                                        .opened = entry->opened,
+                                        .size = entry->body == NULL ? 0 : entry->body->size,
+                                        .flags = entry->kind};
+        paxos_recover_slot(&self->paxos, index, &slot);
+        struct entry *held = &self->log[index & (host->options.window - 1)];
+        *held = *entry;
+        if (held->body != NULL)
+            buf_ref(held->body);
+        hlc_merge(&host->clock, entry->time);
+    }
+    return SLUICE_OK;
+}
+
+void group__destroy(struct replica *self)
+{
+    read__drop_waiting(self, NULL);
+    for (struct host__reader *reader = self->readers; reader != NULL;) {
+        struct host__reader *next = reader->next;
+        pattern_destroy(reader->pattern);
+        free(reader);
+        reader = next;
+    }
+    for (uint32_t i = 0; self->log != NULL && i < self->host->options.window; i++)
+        buf_unref(self->log[i].body);
+    for (uint32_t i = 0; i < self->queued_count; i++)
+        buf_unref(self->queued[i].body);
+    machine_destroy(self->machine);
+    if (self->versions != NULL)
+        versions_destroy(self->versions);
+    free(self->queued);
+    free(self->tickets);
+    free(self->pending);
+    free(self->log);
+    free(self->slots);
+    free(self);
+}
+
+enum sluice_status host_group_add(struct host *self, const struct host_group *group)
+{
+    struct replica *replica = calloc(1, sizeof(*replica));
+    if (replica == NULL)
+        return SLUICE_MEMORY;
+    enum sluice_status status = SLUICE_MEMORY;
+    uint32_t window = self->options.window;
+    replica->host = self;
+    replica->group = group->group;
+    replica->epoch = group->epoch;
+    replica->memory_only = group->memory_only;
+    replica->waiting_tail = &replica->waiting;
+    replica->versions = group->versions;
+    replica->slots = calloc(window, sizeof(*replica->slots));
+    replica->log = calloc(window, sizeof(*replica->log));
+    replica->pending = calloc(window, sizeof(*replica->pending));
+    if (replica->slots == NULL || replica->log == NULL || replica->pending == NULL)
+        goto fail;
+    if (replica->versions == NULL) {
+        const struct versions_options options = {
+            .group = group->group,
+            .epoch = group->epoch,
+            .store = group->memory_only ? NULL : self->options.store,
+            .hot_bytes_max = group->memory_only ? self->options.volatile_bytes_max : self->options.hot_bytes_max,
+        };
+        status = versions_create(&options, &replica->versions);
+        if (status != SLUICE_OK)
+            goto fail;
+    }
+    if (group->group != MAP_GROUP) {
+        status = machine_create(replica->versions, &replica->machine);
+        if (status != SLUICE_OK)
+            goto fail;
+    }
+    struct host__recovered *recovered = recovered_of(self, group->group, false);
+    if (recovered != NULL && recovered->epoch != group->epoch)
+        recovered = NULL;
+    status = replay_stable(replica, group->memory_only ? NULL : recovered);
+    if (status == SLUICE_OK)
+        status = open_consensus(replica, group, recovered);
+    if (status != SLUICE_OK)
+        goto fail;
+    if (recovered != NULL)
+        group__recovered_clear(recovered);
+    replica->next = self->replicas;
+    self->replicas = replica;
+    self->next_tick_ns = 0;
+    return SLUICE_OK;
+
+fail:
+    group__destroy(replica);
+    return status;
+}
+
+void host_group_remove(struct host *self, uint32_t group, bool erase)
+{
+    for (struct replica **at = &self->replicas; *at != NULL; at = &(*at)->next) {
+        struct replica *replica = *at;
+        if (replica->group != group)
+            continue;
+        *at = replica->next;
+        for (uint32_t i = 0; i < self->options.window; i++)
+            if (replica->pending[i].type != 0)
+                serve__lost(replica, &replica->pending[i]);
+        for (uint32_t i = 0; i < replica->queued_count; i++)
+            serve__not_leader(replica, replica->queued[i].who.link, replica->queued[i].who.request_id);
+        watch__end_all(replica, SLUICE_EPOCH_LOST, "this shard, or its epoch, has ended");
+        if (replica->leading)
+            self->env.role(self->env.arg, group, replica->epoch, false);
+        if (erase) {
+            const struct wal_record record = {.type = WAL_FORGET, .group = group, .epoch = replica->epoch};
+            enum sluice_status status = versions_erase(replica->versions);
+            if (status == SLUICE_OK)
+                status = self->env.persist(self->env.arg, &record);
+            if (status != SLUICE_OK)
+                self->env.fatal(self->env.arg, status, "a group could not be erased");
+        }
+        group__destroy(replica);
+        return;
+    }
+}
+
+void group__tick_all(struct host *self)
+{
+    for (struct replica *replica = self->replicas; replica != NULL; replica = replica->next)
+        replica__tick(replica);
+}
+
+bool host_group_has(const struct host *self, uint32_t group, uint64_t *epoch)
+{
+    const struct replica *replica = host__replica(self, group);
+    if (replica != NULL && epoch != NULL)
+        *epoch = replica->epoch;
+    return replica != NULL;
+}
+
+void host_group_admit(struct host *self, uint32_t group)
+{
+    struct replica *replica = host__replica(self, group);
+    struct paxos_event event = {.type = PAXOS_EVENT_ADMIT};
+    if (replica != NULL)
+        replica__step(replica, &event, NULL, NULL);
+}
+
+void host_group_want(struct host *self, uint32_t group, const uint16_t *nodes, uint32_t count)
+{
+    struct replica *replica = host__replica(self, group);
+    uint64_t wanted = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (nodes[i] > 0 && nodes[i] < PAIRS_NODES_MAX)
+            wanted |= UINT64_C(1) << nodes[i];
+    if (replica == NULL || replica->wanted == wanted)
+        return;
+    replica->wanted = wanted;
+    self->next_tick_ns = 0;
+}
+
+void host_group_transfer(struct host *self, uint32_t group, uint16_t node)
+{
+    (void)self;
+    (void)group;
+    (void)node;
+}
+
+void host_transfer_all(struct host *self)
+{
+    for (struct replica *replica = self->replicas; replica != NULL; replica = replica->next)
+        host_group_transfer(self, replica->group, 0);
+}
+
+uint32_t host_leads(const struct host *self)
+{
+    uint32_t count = 0;
+    for (const struct replica *replica = self->replicas; replica != NULL; replica = replica->next)
+        count += replica->paxos.role == PAXOS_LEADER;
+    return count;
+}
+
+struct versions *host_group_versions(const struct host *self, uint32_t group)
+{
+    const struct replica *replica = host__replica(self, group);
+    return replica == NULL ? NULL : replica->versions;
+}
+
+uint64_t host_cursor(const struct host *self, uint32_t group, const char *lambda)
+{
+    const struct replica *replica = host__replica(self, group);
+    return replica == NULL || replica->machine == NULL ? 0 : machine_cursor(replica->machine, lambda, strlen(lambda));
+}

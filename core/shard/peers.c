@@ -1,0 +1,153 @@
+/* Messages between nodes. */
+#include <string.h>
+
+#include "core/base/crc.h"
+#include "core/shard/host__.h"
+
+static void persist_ceiling(struct host *self, const struct pairs_effect *effect)
+{
+    const struct wal_record record = {.type = WAL_CEILING, .group = effect->node, .ballot = effect->ceiling};
+    enum sluice_status status = self->env.persist(self->env.arg, &record);
+    if (status != SLUICE_OK)
+        self->env.fatal(self->env.arg, status, "a ceiling could not be handed to the disk");
+    self->ceiling_sequence = effect->sequence;
+    self->ceilings_dirty = true;
+}
+
+void peers__carry_out(struct host *self)
+{
+    for (uint32_t i = 0; i < self->pairs_effects.count; i++) {
+        const struct pairs_effect *effect = &self->pairs_effects.items[i];
+        if (effect->type == PAIRS_EFFECT_PERSIST_CEILING) {
+            persist_ceiling(self, effect);
+            continue;
+        }
+        struct peer_header header = {
+            .magic = PEER_MAGIC, .version = PEER_VERSION, .kind = PEER_PAIRS, .time = self->clock.last};
+        struct peer_pairs body;
+        peer_pairs_write(&effect->message, &body);
+        peer_header_seal(&header, &body, sizeof(body));
+        const struct slice parts[2] = {{&header, sizeof(header)}, {&body, sizeof(body)}};
+        self->env.send_peer(self->env.arg, effect->node, parts, 2);
+    }
+    self->pairs_effects.count = 0;
+}
+
+void host_peer_add(struct host *self, uint16_t node)
+{
+    ASSERT(self->started);
+    if (node != self->options.pairs.node && !self->peer_added[node]) {
+        self->peer_added[node] = true;
+        pairs_set_member(&self->pairs, node, true);
+    }
+}
+
+void host_peer_up(struct host *self, uint16_t node)
+{
+    (void)node;
+    self->next_tick_ns = 0;
+}
+
+void host_peer_down(struct host *self, uint16_t node, bool proof)
+{
+    pairs_peer_down(&self->pairs, node, proof, host__now(self));
+    group__tick_all(self);
+}
+
+static void receive_paxos(struct host *self, uint16_t from, const struct peer_header *header, const uint8_t *body,
+                          size_t size)
+{
+    uint32_t count = 0;
+    struct replica *replica = host__replica(self, header->group);
+    if (replica == NULL)
+        return; /* the map that creates the group has not come by yet */
+    enum sluice_status status =
+        peer_paxos_read(body, size, header->group, from, &self->message, self->received, &count);
+    if (status == SLUICE_OK) {
+        struct paxos_event event = {.type = PAXOS_EVENT_MESSAGE, .message = &self->message};
+        self->figures.peer_messages++;
+        replica__step(replica, &event, self->received, NULL);
+    } else {
+        LOG_WARN("shard", "group=%u node %u sent a message that was dropped: %s", header->group, from,
+                 sluice_status_text(status));
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        buf_unref(self->received[i].body);
+        self->received[i].body = NULL;
+    }
+}
+
+static void receive_pairs(struct host *self, uint16_t from, const struct peer_header *header, const uint8_t *body,
+                          size_t size)
+{
+    struct pairs_message message;
+    enum sluice_status status = peer_pairs_read(body, size, header->time, &message);
+    uint64_t incarnation = self->pairs.peers[from].incarnation;
+    if (status == SLUICE_OK)
+        status = pairs_receive(&self->pairs, from, &message, host__now(self), host_time(self), &self->pairs_effects);
+    if (status != SLUICE_OK) {
+        LOG_WARN("shard", "node %u sent a beat that was dropped: %s", from, sluice_status_text(status));
+        return;
+    }
+    peers__carry_out(self);
+    if (self->pairs.peers[from].incarnation != incarnation)
+        group__tick_all(self);
+}
+
+void host_peer_message(struct host *self, uint16_t from, const void *data, size_t size)
+{
+    const uint8_t *bytes = data;
+    struct peer_header header;
+    if (size < sizeof(header) || from == 0 || from >= PAIRS_NODES_MAX || !self->peer_added[from]) {
+        LOG_WARN("shard", "a peer message of %zu bytes from node %u was dropped", size, from);
+        return;
+    }
+    memcpy(&header, data, sizeof(header));
+    if (header.magic != PEER_MAGIC || header.version != PEER_VERSION) {
+        LOG_WARN("shard", "node %u speaks peer protocol version %u, this node speaks %u; upgrade one of them", from,
+                 header.version, PEER_VERSION);
+        return;
+    }
+    if (peer_header_check(&header, bytes + sizeof(header), size - sizeof(header)) != SLUICE_OK) {
+        LOG_WARN("shard", "a message from node %u was damaged on its way and is dropped", from);
+        return;
+    }
+    uint64_t wall = self->env.realtime_ns(self->env.arg);
+    if (header.time > wall + HLC_AHEAD_MAX_NS && header.time > self->clock.last + HLC_AHEAD_MAX_NS)
+        LOG_WARN("shard", "the clock of node %u leads this one's by %llu ms; check the time service", from,
+                 (unsigned long long)((header.time - wall) / NS_PER_MS));
+    hlc_merge(&self->clock, header.time);
+    bytes += sizeof(header);
+    size -= sizeof(header);
+    if (header.kind == PEER_PAXOS)
+        receive_paxos(self, from, &header, bytes, size);
+    else if (header.kind == PEER_PAIRS)
+        receive_pairs(self, from, &header, bytes, size);
+    else if (header.kind == PEER_MAP_CHANGE)
+        host_map_change(self, (const char *)bytes, size);
+    else
+        LOG_WARN("shard", "node %u sent a message of an unknown kind %u", from, header.kind);
+}
+
+void host_map_change(struct host *self, const char *json, size_t size)
+{
+    struct replica *replica = host__replica(self, MAP_GROUP);
+    if (replica == NULL || size == 0 || size > WIRE_BODY_BYTES_MAX)
+        return;
+    if (replica->paxos.role == PAXOS_LEADER) {
+        const struct host__pending nobody = {0};
+        struct buf *body = buf_dup(json, (uint32_t)size);
+        if (body == NULL || paxos_room(&replica->paxos) <= replica->queued_count ||
+            replica__queue(replica, body, crc32c(json, size), ENTRY_MAP, &nobody) != SLUICE_OK)
+            buf_unref(body);
+        return;
+    }
+    uint16_t leader = replica->paxos.leader;
+    if (leader == 0 || leader == self->options.pairs.node)
+        return;
+    struct peer_header header = {
+        .magic = PEER_MAGIC, .version = PEER_VERSION, .kind = PEER_MAP_CHANGE, .time = self->clock.last};
+    peer_header_seal(&header, json, size);
+    const struct slice parts[2] = {{&header, sizeof(header)}, {json, size}};
+    self->env.send_peer(self->env.arg, leader, parts, 2);
+}
