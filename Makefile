@@ -102,6 +102,8 @@ $(out)/sluice-gateway: $(call objects,gateway/main)
 $(check_library): $(call objects,tests/check)
 $(out)/tests/linear: $(call objects,tests/check/main) $(check_library)
 $(out)/tests/sim/sim: $(call objects,tests/sim) $(check_library)
+# libsluice runs in simulated time, over a fabric of the simulator's own.
+$(out)/tests/sim/sim: LDFLAGS += -Wl,--wrap=clock_monotonic_ns,--wrap=clock_realtime_ns,--wrap=random_os
 $(out)/tests/unit-check: $(call objects,tests/unit/check) $(check_library)
 $(foreach p,$(single),$(eval $(out)/$(p): $(out)/$(p).c.o))
 # A folder's unit tests see its archive and those that the linker finds below it.

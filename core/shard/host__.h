@@ -41,6 +41,7 @@ struct host__reader {
     struct replica *replica;
     uint64_t next_revision;
     uint32_t next_operation;
+    uint64_t after_time; /* entries up to this time are not wanted */
     bool blocked; /* its sink is full */
     bool dead;    /* to be freed at the end of the round */
     /* A client's watch. */

@@ -69,7 +69,7 @@ static bool read_entry(struct host__reader *reader, const struct entry *entry, s
     const char *why = NULL;
     if (entry->kind != ENTRY_COMMAND || entry->body == NULL ||
         wire_command_read(entry->body->data, entry->body->size, &command, &why) != SLUICE_OK ||
-        command->kind != WIRE_COMMAND_WRITE)
+        command->kind != WIRE_COMMAND_WRITE || entry->time <= reader->after_time)
         return true;
     struct wire_operation_view view;
     size_t offset = 0;
@@ -239,6 +239,8 @@ void watch__start(struct replica *self, void *link, const struct wire_header *he
                      "the shard no longer keeps its log back to that time; list again and watch from there");
             goto fail;
         }
+        /* The time may be one that is not closed yet: what was on its way then has an earlier one. */
+        reader->after_time = query->from;
     } else {
         reader->next_revision = query->from == 0 ? applied + 1 : query->from;
         reader->next_operation = query->operation;

@@ -122,6 +122,9 @@ void sim_check_history(void)
     for (uint32_t i = 0; i < SIM_CLIENTS_MAX; i++)
         if (sim.clients[i].now != NULL)
             add(&history, sim.clients[i].now);
+    for (uint32_t i = 0; i < sim.user_count; i++)
+        if (sim.users[i].now != NULL)
+            add(&history, sim.users[i].now);
     check_linearizable(&history, CHECK_STEPS_MAX, &result);
     if (result.verdict != CHECK_GOOD)
         sim_fail("the history is not good: %s (lines are those of --verbose)", result.text);

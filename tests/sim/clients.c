@@ -13,23 +13,21 @@
 static void begin(struct sim_client *client);
 static void attempt(struct sim_client *client);
 
-static void note(const struct sim_operation *operation)
+void sim_note(const struct sim_operation *operation)
 {
     if (sim.history_count == sim.history_capacity) {
         sim.history_capacity = sim.history_capacity == 0 ? 1024 : sim.history_capacity * 2;
         sim.history = realloc(sim.history, sim.history_capacity * sizeof(*sim.history));
     }
     sim.history[sim.history_count++] = *operation;
+    bool writes = operation->kind <= SIM_DELETE;
+    sim.totals.acknowledged += operation->ended != 0 && writes && !operation->failed;
+    sim.totals.reads += operation->ended != 0 && !writes;
     if (sim.verbose)
         printf("line %zu: %8.3f client %u %s key %u value %llu version %llu%s%s\n", sim.history_count,
                (double)sim.now / 1e6, operation->client, operation->kind <= SIM_DELETE ? "write" : "read",
                operation->key, (unsigned long long)operation->value, (unsigned long long)operation->version,
                operation->ended == 0 ? " unknown" : "", operation->failed ? " failed" : "");
-}
-
-uint32_t sim_group_of(uint32_t key)
-{
-    return 1 + key % sim.group_count;
 }
 
 static void begin_event(struct sim_event *event)
@@ -41,11 +39,7 @@ static void begin_event(struct sim_event *event)
 static void finish(struct sim_client *client, bool answered)
 {
     client->now->ended = answered ? sim.now : 0;
-    if (answered && client->now->kind <= SIM_DELETE && !client->now->failed)
-        sim.totals.acknowledged++;
-    if (answered && client->now->kind >= SIM_GET)
-        sim.totals.reads++;
-    note(client->now);
+    sim_note(client->now);
     free(client->now);
     client->now = NULL;
     sim_after(random_below(&sim.random, 20 * NS_PER_MS), begin_event, client);
@@ -76,7 +70,7 @@ static size_t write_body(const struct sim_client *client, uint8_t *out)
 {
     const struct sim_operation *now = client->now;
     char key[16], value[24];
-    size_t key_size = (size_t)snprintf(key, sizeof(key), "key%u", now->key);
+    size_t key_size = sim_key_name(now->key, key);
     size_t value_size =
         now->kind == SIM_DELETE ? 0 : (size_t)snprintf(value, sizeof(value), "%llu", (unsigned long long)now->value);
     struct wire_operation operation = {
@@ -110,7 +104,7 @@ static size_t read_body(const struct sim_client *client, uint8_t *out)
 {
     struct wire_query query = {.version = 1, .length = UINT64_MAX};
     char key[16];
-    query.key_size = (uint16_t)snprintf(key, sizeof(key), "key%u", client->now->key);
+    query.key_size = (uint16_t)sim_key_name(client->now->key, key);
     if (client->now->kind == SIM_GET_AT) {
         query.flags = WIRE_QUERY_AT;
         query.at = client->now->at;
@@ -158,17 +152,16 @@ static void attempt(struct sim_client *client)
     }
 }
 
-static void begin(struct sim_client *client)
+struct sim_operation *sim_operation_draw(uint32_t client)
 {
-    if (client->id >= sim.client_count)
-        return; /* the run is ending */
     struct sim_operation *now = calloc(1, sizeof(*now));
+    ASSERT(now != NULL);
     static const enum sim_kind kinds[] = {SIM_PUT,    SIM_PUT, SIM_PUT, SIM_PUT_IF, SIM_PUT_ABSENT,
                                           SIM_DELETE, SIM_GET, SIM_GET, SIM_GET,    SIM_GET_AT};
     now->kind = kinds[random_below(&sim.random, sizeof(kinds) / sizeof(kinds[0]))];
-    now->client = client->id;
+    now->client = client;
     now->key = (uint32_t)random_below(&sim.random, SIM_KEYS);
-    now->group = sim_group_of(now->key);
+    now->group = sim_group_of_key(now->key);
     now->started = sim.now;
     now->condition = 1 + random_below(&sim.random, 40);
     for (size_t i = sim.history_count; now->kind == SIM_PUT_IF && i > 0 && i + 20 > sim.history_count; i--)
@@ -182,6 +175,14 @@ static void begin(struct sim_client *client)
     /* Who asks for a far future waits, and does no harm. */
     if (random_below(&sim.random, 64) == 0)
         now->at += random_below(&sim.random, UINT64_C(1) << random_below(&sim.random, 62));
+    return now;
+}
+
+static void begin(struct sim_client *client)
+{
+    if (client->id >= sim.client_count)
+        return; /* the run is ending */
+    struct sim_operation *now = sim_operation_draw(client->id);
     client->now = now;
     client->sequence++;
     client->deadline = sim.now + PATIENCE_NS;

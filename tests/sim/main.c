@@ -23,11 +23,14 @@ static void print(const struct sim_totals *totals)
 {
     printf("%llu operations (%llu acknowledged writes, %llu reads, %llu unknown), %llu crashes, %llu elections, "
            "%llu partitions, %llu pauses, %llu clock jumps, %llu damaged frames, %llu torn writes, "
-           "%llu failed writes, %llu recycled segments",
+           "%llu failed writes, %llu recycled segments, %llu cuts, %llu events watched, %llu watches resumed, %llu "
+           "links broken, "
+           "%llu writes repeated",
            COUNT(totals->operations), COUNT(totals->acknowledged), COUNT(totals->reads), COUNT(totals->unknown),
            COUNT(totals->crashes), COUNT(totals->elections), COUNT(totals->partitions), COUNT(totals->pauses),
            COUNT(totals->jumps), COUNT(totals->corrupted), COUNT(totals->torn), COUNT(totals->write_errors),
-           COUNT(totals->recycled));
+           COUNT(totals->recycled), COUNT(totals->cuts), COUNT(totals->events), COUNT(totals->resumed),
+           COUNT(totals->links_broken), COUNT(totals->repeated));
 }
 
 static double seconds(void)
@@ -68,6 +71,7 @@ int main(int argc, char **argv)
         sim_run_seed(seed + done, steps);
         sim_check_history();
         sim_check_end();
+        sim_check_users();
         add(&totals, &sim.totals);
         if (seeds == 1) {
             printf("seed %llu: ", COUNT(seed));

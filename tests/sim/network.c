@@ -79,6 +79,10 @@ void sim_send_client(void *arg, void *link, const struct slice *parts, unsigned 
     memcpy(all, parts, count * sizeof(*parts));
     if (payload != NULL)
         all[count++] = (struct slice){payload->data + offset, size};
+    if ((uintptr_t)link > SIM_CLIENTS_MAX) {
+        sim_link_send(link, all, count);
+        return;
+    }
     if (sim_fault(sim.faults.lose))
         return;
     sim_frame(sim_link_delay(), arrive_at_client, all, count)->a = (uint32_t)(uintptr_t)link - 1;

@@ -26,7 +26,7 @@ static uint64_t env_realtime(void *arg)
 static bool env_owns(void *arg, uint32_t shard, const char *key, size_t size)
 {
     (void)arg;
-    return size == 4 && memcmp(key, "key", 3) == 0 && sim_group_of((uint32_t)(key[3] - '0')) == shard;
+    return sim_group_of(key, size) == shard;
 }
 
 static bool env_storage_full(void *arg)
@@ -46,10 +46,8 @@ static enum sluice_status env_map_apply(void *arg, const struct entry *entry, st
 
 static void env_control(void *arg, void *link, const struct wire_header *header, const void *body)
 {
-    (void)arg;
-    (void)link;
-    (void)header;
     (void)body;
+    sim_map_answer(arg, link, header);
 }
 
 static void env_role(void *arg, uint32_t group, uint64_t epoch, bool leading)
@@ -148,6 +146,7 @@ void sim_node_start(struct sim_node *node)
                   .ceiling_ahead_ns = 250 * NS_PER_MS},
         .seed = random_next(&sim.random),
         .window = 64,
+        .progress_ns = 50 * NS_PER_MS,
     };
     const struct host_env env = {
         .arg = node,
@@ -167,6 +166,7 @@ void sim_node_start(struct sim_node *node)
         .fatal = env_fatal,
     };
     ASSERT(!node->up && host_create(&options, &env, &node->host) == SLUICE_OK);
+    host_set_map_epoch(node->host, sim.map->epoch);
     node->up = true;
     node->paused_until = 0;
     node->wake_set = false;
@@ -195,6 +195,7 @@ void sim_node_crash(struct sim_node *node)
     ASSERT(node->up);
     node->up = false;
     sim.totals.crashes++;
+    sim_links_of_node(node);
     sim_disk_crash(node);
     for (size_t i = 0; i < node->held.count; i++) {
         free(node->held.items[i]->data);

@@ -24,6 +24,7 @@ static void draw(void)
     sim.node_count = random_below(&sim.random, 4) == 0 ? 5 : random_below(&sim.random, 10) == 0 ? 1 : 3;
     sim.group_count = 1 + (uint32_t)random_below(&sim.random, SIM_GROUPS_MAX);
     sim.client_count = 2 + (uint32_t)random_below(&sim.random, SIM_CLIENTS_MAX - 1);
+    sim.user_count = (uint32_t)random_below(&sim.random, SIM_USERS_MAX + 1);
     sim.memory_only = random_below(&sim.random, 4) == 0;
     sim.real_log = random_below(&sim.random, 3) == 0;
     sim.faults = (struct sim_faults){
@@ -39,7 +40,8 @@ static void draw(void)
         .write_error = maybe(500),
         .disk_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 50 * NS_PER_MS : NS_PER_MS),
         .drift_ppm = (uint32_t)random_below(&sim.random, 500),
-        .skew_ns = random_below(&sim.random, 200 * NS_PER_MS),
+        /* A leader's times begin up to 250 ms ahead, and 500 ms ahead of a node's clock are refused. */
+        .skew_ns = random_below(&sim.random, 100 * NS_PER_MS),
         .link_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 20 * NS_PER_MS : NS_PER_MS),
     };
     if (random_below(&sim.random, 3) == 0) {
@@ -96,8 +98,8 @@ bool sim_crash(struct sim_node *node)
 static void partition(void)
 {
     sim.totals.partitions++;
-    for (uint32_t from = 1; from <= sim.node_count; from++)
-        for (uint32_t to = 1; to <= sim.node_count; to++)
+    for (uint32_t from = 0; from <= sim.node_count; from++)
+        for (uint32_t to = 0; to <= sim.node_count; to++)
             sim.cut[from][to] = from != to && random_below(&sim.random, 3) == 0; /* asymmetric too */
 }
 
@@ -142,10 +144,12 @@ void sim_run_seed(uint64_t seed, uint64_t steps)
     sim.seed = seed;
     sim.steps = steps;
     draw();
+    sim_map_make();
     for (uint32_t id = 1; id <= sim.node_count; id++)
         sim_node_start(&sim.nodes[id]);
     sim_after(FAULT_TICK_NS, fault_tick, NULL);
     sim_clients_start();
+    sim_users_start();
     while (sim.events_run < steps && sim_run_one())
         if ((sim.events_run & 63) == 0)
             sim_check_leases();
@@ -167,6 +171,7 @@ void sim_run_seed(uint64_t seed, uint64_t steps)
     for (uint32_t i = 0; i < sim.client_count; i++)
         sim.clients[i].deadline = 0;
     sim.client_count = 0;
+    sim.ending = true;
     until = sim.now + 2 * NS_PER_S;
     while (sim.now < until && sim_run_one())
         ;
@@ -174,11 +179,13 @@ void sim_run_seed(uint64_t seed, uint64_t steps)
 
 void sim_clear(void)
 {
+    sim_users_free();
     for (uint32_t id = 1; id <= SIM_NODES_MAX; id++)
         sim_node_free(&sim.nodes[id]);
     for (uint32_t i = 0; i < SIM_CLIENTS_MAX; i++)
         free(sim.clients[i].now);
     sim_world_free();
+    sim_map_free();
     bool verbose = sim.verbose;
     memset(&sim, 0, sizeof(sim));
     sim.verbose = verbose;

@@ -9,11 +9,16 @@
 #include "core/base/random.h"
 #include "core/shard/host__.h"
 #include "tests/sim/disk.h"
+#include "tests/sim/users.h"
 
 #define SIM_NODES_MAX   5
 #define SIM_GROUPS_MAX  3
 #define SIM_CLIENTS_MAX 8
-#define SIM_KEYS        4
+#define SIM_EPOCH_NS    (UINT64_C(1700000000) * NS_PER_S) /* the wall clock where the run begins */
+#define SIM_CLUSTER                                                                                                    \
+    {                                                                                                                  \
+        0x51, 0x1c, 0xe0                                                                                               \
+    }
 
 /* Which faults a run has, and how much; drawn from the seed (a swarm). Rates are per million. */
 struct sim_faults {
@@ -87,6 +92,7 @@ struct sim_operation {
     bool failed;      /* certainly not applied; a condition failed at `version`, where that is known */
     bool seen;        /* version says what was there */
     bool deleted;
+    bool repeated; /* under the same idempotency key */
 };
 
 struct sim_client {
@@ -103,7 +109,8 @@ struct sim_client {
 /* What a run did, to be said in one line. */
 struct sim_totals {
     uint64_t operations, acknowledged, reads, unknown, steps; /* steps: of the search for an order */
-    uint64_t crashes, partitions, pauses, elections, jumps, corrupted, torn, recycled, write_errors;
+    uint64_t crashes, partitions, pauses, elections, jumps, corrupted, torn, recycled, write_errors, links_broken,
+        repeated, cuts, events, resumed;
 };
 
 struct sim {
@@ -111,10 +118,17 @@ struct sim {
     struct random random;
     struct sim_faults faults;
     uint32_t node_count, group_count, client_count;
-    bool memory_only, healing;
+    uint32_t user_count;
+    bool memory_only, healing, ending;
     bool real_log; /* core/versions' own segments over a simulated device, instead of a list of records */
     struct sim_node nodes[SIM_NODES_MAX + 1];
-    bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to */
+    bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to; 0: users */
+    struct sim_user users[SIM_USERS_MAX], *user;    /* user: whose turn it is */
+    struct fabric_link *links;
+    struct map *map;
+    char *map_json;
+    struct sim_cut cuts[SIM_CUTS_MAX];
+    size_t cut_count;
     struct sim_log logs[SIM_GROUPS_MAX + 1];
     struct sim_client clients[SIM_CLIENTS_MAX];
     struct sim_operation *history;
@@ -140,6 +154,7 @@ uint64_t sim_realtime(const struct sim_node *node);
 /* True when the run goes on with that chance; no faults while healing. */
 bool sim_fault(uint32_t per_million);
 void sim_world_free(void);
+void sim_free_event(struct sim_event *event);
 
 /* run.c */
 void sim_run_seed(uint64_t seed, uint64_t steps);
@@ -167,7 +182,26 @@ bool sim_node_hold(struct sim_node *node, struct sim_event *event);
 void sim_node_free(struct sim_node *node);
 
 /* clients.c */
-uint32_t sim_group_of(uint32_t key);
+struct sim_operation *sim_operation_draw(uint32_t client);
+void sim_note(const struct sim_operation *operation);
+
+/* users.c */
+size_t sim_key_name(uint32_t key, char out[16]);
+/* SIM_KEYS: none of ours. */
+uint32_t sim_key_number(const char *key, size_t size);
+
+/* map.c */
+void sim_map_make(void);
+void sim_map_free(void);
+uint32_t sim_group_of(const char *key, size_t size);
+uint32_t sim_group_of_key(uint32_t key);
+void sim_map_answer(struct sim_node *node, void *link, const struct wire_header *request);
+
+/* fabric.c */
+void sim_link_send(struct fabric_link *link, const struct slice *parts, unsigned count);
+void sim_link_break(struct fabric_link *link);
+void sim_links_of_node(const struct sim_node *node);
+void sim_links_free(void);
 void sim_clients_start(void);
 void sim_client_reply(uint32_t client, const uint8_t *data, size_t size);
 

@@ -88,7 +88,7 @@ uint64_t sim_monotonic(const struct sim_node *node)
 
 uint64_t sim_realtime(const struct sim_node *node)
 {
-    return (uint64_t)((int64_t)(sim.now + UINT64_C(1700000000) * NS_PER_S) + node->skew_ns);
+    return (uint64_t)((int64_t)(sim.now + SIM_EPOCH_NS) + node->skew_ns);
 }
 
 bool sim_fault(uint32_t per_million)
@@ -96,12 +96,16 @@ bool sim_fault(uint32_t per_million)
     return random_chance(&sim.random, per_million) && !sim.healing;
 }
 
+void sim_free_event(struct sim_event *event)
+{
+    free(event->data);
+    free(event);
+}
+
 void sim_world_free(void)
 {
-    for (size_t i = 0; i < sim.queue_count; i++) {
-        free(sim.queue[i]->data);
-        free(sim.queue[i]);
-    }
+    for (size_t i = 0; i < sim.queue_count; i++)
+        sim_free_event(sim.queue[i]);
     free(sim.queue);
     for (uint32_t i = 0; i <= SIM_GROUPS_MAX; i++)
         free(sim.logs[i].entries);
