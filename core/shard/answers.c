@@ -222,7 +222,7 @@ static bool idempotent(const struct wire_command *command)
 }
 
 /* Was this very request answered before? Fills the outcome then. */
-bool answers__replay(struct machine *self, const struct wire_command *command, struct machine_outcome *outcome)
+bool answers__replay(const struct machine *self, const struct wire_command *command, struct machine_outcome *outcome)
 {
     uint8_t name[17];
     if (command->client != 0) {
@@ -255,6 +255,12 @@ bool answers__replay(struct machine *self, const struct wire_command *command, s
             "this Idempotency-Key was used for a request with another body, conditions or query; use a new key";
     }
     return true;
+}
+
+bool machine_answered(const struct machine *self, const struct wire_command *command)
+{
+    struct machine_outcome outcome;
+    return answers__replay(self, command, &outcome);
 }
 
 bool answers__full(const struct machine *self, const struct wire_command *command)

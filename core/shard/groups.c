@@ -177,6 +177,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         *held = *entry;
         if (held->body != NULL)
             buf_ref(held->body);
+        host__load_add(self, slot.size);
         hlc_merge(&host->clock, entry->time);
     }
     return SLUICE_OK;
@@ -195,6 +196,7 @@ void group__destroy(struct replica *self)
         buf_unref(self->log[i].body);
     for (uint32_t i = 0; i < self->queued_count; i++)
         buf_unref(self->queued[i].body);
+    host__load_drop(self, self->load_bytes);
     machine_destroy(self->machine);
     if (self->versions != NULL)
         versions_destroy(self->versions);

@@ -19,6 +19,27 @@ struct replica *host__replica(const struct host *self, uint32_t group)
     return NULL;
 }
 
+void host__load_add(struct replica *self, uint64_t bytes)
+{
+    self->load_bytes += bytes;
+    self->host->load_bytes += bytes;
+}
+
+void host__load_drop(struct replica *self, uint64_t bytes)
+{
+    ASSERT(bytes <= self->load_bytes && self->load_bytes <= self->host->load_bytes);
+    self->load_bytes -= bytes;
+    self->host->load_bytes -= bytes;
+}
+
+/* One group can use up half of what there is, so that one that has lost its quorum does not stop the others. A single
+ * request is always taken: values may be larger than any bound. */
+bool host__load_room(const struct replica *self, uint64_t bytes)
+{
+    uint64_t most = self->host->options.waiting_bytes_max;
+    return self->load_bytes == 0 || (self->load_bytes + bytes <= most / 2 && self->host->load_bytes + bytes <= most);
+}
+
 uint64_t host_time(struct host *self)
 {
     return hlc_now(&self->clock, self->env.realtime_ns(self->env.arg));
@@ -53,6 +74,10 @@ enum sluice_status host_create(const struct host_options *options, const struct 
         self->options.hot_bytes_max = 64u << 20;
     if (self->options.volatile_bytes_max == 0)
         self->options.volatile_bytes_max = 256u << 20;
+    if (self->options.requests_max == 0)
+        self->options.requests_max = 16384;
+    if (self->options.waiting_bytes_max == 0)
+        self->options.waiting_bytes_max = 256u << 20;
     random_seed(&self->random, options->seed);
     *out = self;
     return SLUICE_OK;

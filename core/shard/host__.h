@@ -84,6 +84,8 @@ struct replica {
     uint32_t ticket_first, ticket_count, ticket_capacity;
     uint64_t persist_sequence; /* highest handed to the disk in this round */
     uint64_t stable_noted;     /* stable index that the segments know of */
+    uint64_t load_bytes;       /* of requests that wait here, and of entries that are not stable yet */
+    uint32_t waiting_count;    /* reads */
     uint64_t wanted;           /* mask of the nodes that the map wants; 0: nothing was said */
 };
 
@@ -115,6 +117,7 @@ struct host {
     uint64_t ceiling_sequence;
     struct host__ticket ceiling_tickets[64];
     uint32_t ceiling_ticket_first, ceiling_ticket_count;
+    uint64_t load_bytes; /* of all groups */
     bool peer_added[PAIRS_NODES_MAX];
     struct host_figures figures;
     struct paxos_effects effects; /* of the step under way */
@@ -125,6 +128,11 @@ struct host {
 
 struct replica *host__replica(const struct host *self, uint32_t group);
 uint64_t host__now(const struct host *self);
+/* Bytes that a group holds in memory on behalf of requests. Whoever holds more says so before; nothing new is taken
+ * when the group or the host is over its bound, so that queues never grow without one. */
+void host__load_add(struct replica *self, uint64_t bytes);
+void host__load_drop(struct replica *self, uint64_t bytes);
+bool host__load_room(const struct replica *self, uint64_t bytes);
 
 /* groups.c */
 void group__recovered_clear(struct host__recovered *recovered);

@@ -36,6 +36,8 @@ struct machine_outcome {
 enum sluice_status machine_apply(struct machine *self, const struct entry *entry,
                                  struct machine_outcome *outcome) SLUICE_MUST_CHECK;
 
+/* Is the answer to this very request known, so that it would be given again? */
+bool machine_answered(const struct machine *self, const struct wire_command *command);
 /* Up to which revision a lambda has handled this shard's events; 0 none. */
 uint64_t machine_cursor(const struct machine *self, const char *lambda, size_t size);
 bool machine_prefix_closed(const struct machine *self, const char *key, size_t size);

@@ -88,7 +88,7 @@ struct session *answers__session(struct machine *self, uint64_t client); /* made
 void answers__session_append(struct machine *self, struct session *session);
 enum sluice_status answers__link(struct machine *self, struct answer *answer);
 /* Was this very request answered before? Fills the outcome then. */
-bool answers__replay(struct machine *self, const struct wire_command *command, struct machine_outcome *outcome);
+bool answers__replay(const struct machine *self, const struct wire_command *command, struct machine_outcome *outcome);
 bool answers__full(const struct machine *self, const struct wire_command *command);
 enum sluice_status answers__keep(struct machine *self, const struct wire_command *command, struct facts *facts,
                                  const struct machine_outcome *outcome);

@@ -184,7 +184,14 @@ static void serve_read_now(struct replica *self, void *link, const struct wire_h
 
 static void wait_for_it(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body)
 {
-    struct host__waiting *waiting = calloc(1, sizeof(*waiting) + header->body_size);
+    size_t size = sizeof(struct host__waiting) + header->body_size;
+    if (self->waiting_count >= self->host->options.requests_max || !host__load_room(self, size)) {
+        self->host->figures.refused_busy++;
+        serve__text(self->host, link, header, SLUICE_BUSY,
+                    "as many reads wait for this shard as it takes; try again in a moment");
+        return;
+    }
+    struct host__waiting *waiting = calloc(1, size);
     if (waiting == NULL) {
         serve__text(self->host, link, header, SLUICE_MEMORY, "the node is out of memory");
         return;
@@ -198,6 +205,15 @@ static void wait_for_it(struct replica *self, void *link, const struct wire_head
         memcpy(waiting->body, body, header->body_size);
     *self->waiting_tail = waiting;
     self->waiting_tail = &waiting->next;
+    self->waiting_count++;
+    host__load_add(self, size);
+}
+
+static void waiting_free(struct replica *self, struct host__waiting *waiting)
+{
+    self->waiting_count--;
+    host__load_drop(self, sizeof(*waiting) + waiting->body_size);
+    free(waiting);
 }
 
 void read__serve(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body)
@@ -244,7 +260,7 @@ void read__waiting(struct replica *self, uint64_t now)
                         "the shard could not close that time, or reach its quorum, before the deadline");
         else
             serve__elsewhere(self, waiting->link, waiting->header.request_id);
-        free(waiting);
+        waiting_free(self, waiting);
     }
 }
 
@@ -255,7 +271,7 @@ void read__drop_waiting(struct replica *self, void *link)
         struct host__waiting *waiting = *at;
         if (link == NULL || waiting->link == link) {
             *at = waiting->next;
-            free(waiting);
+            waiting_free(self, waiting);
         } else {
             at = &waiting->next;
         }

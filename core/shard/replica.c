@@ -26,11 +26,18 @@ enum sluice_status replica__entry(struct replica *self, uint64_t index, struct e
     return SLUICE_OK;
 }
 
+static uint32_t body_size(const struct entry *entry)
+{
+    return entry->body == NULL ? 0 : entry->body->size;
+}
+
 static void place(struct replica *self, uint64_t index, struct entry *entry)
 {
     struct entry *held = slot(self, index);
+    host__load_drop(self, body_size(held));
     buf_unref(held->body);
     *held = *entry;
+    host__load_add(self, body_size(held));
     entry->body = NULL;
 }
 
@@ -192,6 +199,7 @@ static void effect_stable(struct replica *self, uint64_t stable)
         host->figures.applied++;
         struct entry done = *entry;
         *entry = (struct entry){0};
+        host__load_drop(self, body_size(&done));
         answer_pending(self, &done, &outcome, reply);
         buf_unref(done.body);
         free(reply);
@@ -289,6 +297,7 @@ enum sluice_status replica__queue(struct replica *self, struct buf *body, uint32
         self->queued = grown;
         self->queued_capacity = capacity;
     }
+    host__load_add(self, body == NULL ? 0 : body->size);
     self->queued[self->queued_count++] =
         (struct host__queued){.body = body, .body_crc = crc, .kind = kind, .who = *who};
     return SLUICE_OK;
@@ -327,6 +336,7 @@ void replica__propose(struct replica *self)
             who[count] = queued->who;
             count++;
         }
+        host__load_drop(self, bytes);
         struct paxos_event event = {.type = PAXOS_EVENT_PROPOSE, .proposals = proposals, .proposal_count = count};
         replica__step(self, &event, entries, who);
         host->figures.proposals += count;

@@ -290,7 +290,13 @@ static void serve_write(struct replica *self, void *link, const struct wire_head
                     "the volatile pool's memory is used up; delete the pool or raise its limit");
         return;
     }
-    if (paxos_room(&self->paxos) <= self->queued_count) {
+    if (command->deadline != 0 && host_time(host) > command->deadline && !machine_answered(self->machine, command)) {
+        /* Its entry's time would lie beyond: that it is not proposed costs nobody anything. */
+        serve__text(host, link, header, SLUICE_DEADLINE, "the write came after its deadline; it was not applied");
+        return;
+    }
+    if (paxos_room(&self->paxos) <= self->queued_count || !host__load_room(self, header->body_size)) {
+        host->figures.refused_busy++;
         serve__text(host, link, header, SLUICE_BUSY,
                     "as many writes are in flight as the shard takes; nothing was applied, try again");
         return;
@@ -313,7 +319,7 @@ static void serve_map_change(struct replica *self, void *link, const struct wire
     }
     struct buf *copy = buf_dup(body, header->body_size);
     const struct host__pending who = {.link = link, .request_id = header->request_id, .type = WIRE_MAP_CHANGE};
-    if (copy == NULL || paxos_room(&self->paxos) <= self->queued_count ||
+    if (copy == NULL || paxos_room(&self->paxos) <= self->queued_count || !host__load_room(self, header->body_size) ||
         replica__queue(self, copy, crc32c(body, header->body_size), ENTRY_MAP, &who) != SLUICE_OK) {
         buf_unref(copy);
         serve__text(self->host, link, header, SLUICE_BUSY,
