@@ -246,6 +246,15 @@ enum sluice_status sluice_lambda_log(struct sluice_client *client, const char *n
                                      void *arg, struct sluice_watch **out) SLUICE_MUST_CHECK;
 /* Nodes, shards, leaders, frontiers, lag. */
 void sluice_cluster(struct sluice_client *client, const struct sluice_call *call, sluice_done done, void *arg);
+/* Nodes come, go and are replaced: `change` is "node_add" {"node"?, "addresses"?}, "node_remove" {"node", "force"?} or
+ * "node_replace" {"old", "new"?, "addresses"?}; NULL is {}. Answers {"node", "state", "shards_moving"} once the map
+ * says so; the data follow. */
+void sluice_node_change(struct sluice_client *client, const struct sluice_call *call, const char *change,
+                        const char *json, sluice_done done, void *arg);
+/* Moves the lead: {"shard"?, "from"?, "to"?}: of that shard or of all, where `from` leads, to `to` or any member.
+ * Answers {"shards": [{"shard", "from", "to"}]} of those whose leaders have begun to hand over. */
+void sluice_transfer(struct sluice_client *client, const struct sluice_call *call, const char *json, sluice_done done,
+                     void *arg);
 
 /* Is a majority of the nodes connected and the map known? For readiness. */
 bool sluice_ready(const struct sluice_client *client);

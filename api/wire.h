@@ -42,6 +42,8 @@ enum wire_type {
                                 Reply: JSON {"watches":[…]} or UNPROCESSABLE with the loader's words */
     WIRE_LAMBDA_STATUS = 12, /* body: name or empty. Reply: JSON: state and counters of lambdas on this node */
     WIRE_LAMBDA_LOG = 13,    /* body: name. WIRE_EVENTs with one text line each, until WIRE_CANCEL */
+    WIRE_TRANSFER = 14, /* body: JSON {"shard"?, "from"?, "to"?}. Reply: JSON {"shards":[{"shard","from","to"}]}: those
+                           that this node led and has begun to hand over */
     /* node → client */
     WIRE_REPLY = 64,
     WIRE_EVENT = 65, /* of a watch: wire_records; none: progress, header.time is the shard's closed time */

@@ -69,7 +69,7 @@ static uint16_t leader_of(const struct gather *gather, uint32_t shard, const jso
 
 static json_t *node_json(const struct map_node *node, const struct gather *gather)
 {
-    static const char *const kept[] = {"uptime_ms", "storage", "peers", "figures", "log"};
+    static const char *const kept[] = {"uptime_ms", "storage", "peers", "figures", "log", "release_level"};
     json_t *addresses = json_array();
     const json_t *told = NULL;
     for (size_t i = 0; i < node->address_count; i++)
@@ -80,6 +80,7 @@ static json_t *node_json(const struct map_node *node, const struct gather *gathe
     json_t *document =
         json_pack("{s:i, s:s, s:b, s:o, s:o}", "id", (int)node->id, "state", told == NULL ? "unreachable" : "up",
                   "reachable", told != NULL, "addresses", addresses, "incarnation", number_text(node->incarnation));
+    json_object_set_new(document, "membership", json_string(map_node_state_name(node->state)));
     for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++) {
         json_t *value = json_object_get(told, kept[i]);
         if (value != NULL)
@@ -88,33 +89,78 @@ static json_t *node_json(const struct map_node *node, const struct gather *gathe
     return document;
 }
 
-static json_t *replica_json(uint16_t node, const json_t *entry, const json_t *leader)
+static bool member_by(const json_t *leader, const char *set, uint16_t node)
 {
-    if (entry == NULL)
-        return json_pack("{s:i, s:s}", "node", (int)node, "role", "unreachable");
-    uint64_t stable = number_of(entry, "stable"), ahead = number_of(leader, "stable");
+    size_t i;
+    const json_t *id;
+    json_array_foreach(json_object_get(leader, set), i, id)
+    {
+        if (json_integer_value(id) == node)
+            return true;
+    }
+    return false;
+}
+
+/* `leader` is what the leader says of the shard; NULL: nobody leads. A node can be wanted by the map, a member by the
+ * log, both, or one of them while the shard moves. */
+static json_t *replica_json(uint16_t node, bool wanted, const json_t *entry, const json_t *leader)
+{
     const char *role = json_string_value(json_object_get(entry, "role"));
-    json_t *document = json_pack("{s:i, s:s, s:o, s:o, s:o}", "node", (int)node, "role", role == NULL ? "" : role,
-                                 "stable", number_text(stable), "last", number_text(number_of(entry, "last")),
-                                 "applied", number_text(number_of(entry, "applied")));
-    if (json_object_get(entry, "persisted") != NULL)
-        json_object_set_new(document, "persisted", number_text(number_of(entry, "persisted")));
+    json_t *document = json_pack("{s:i, s:s, s:b}", "node", (int)node, "role",
+                                 entry == NULL  ? "unreachable"
+                                 : role == NULL ? ""
+                                                : role,
+                                 "wanted", wanted);
+    if (json_object_get(leader, "members") != NULL) {
+        bool learns = member_by(leader, "learners", node);
+        json_object_set_new(document, "member", json_boolean(member_by(leader, "members", node)));
+        json_object_set_new(document, "learner", json_boolean(learns));
+        if (learns && entry != NULL && role != NULL && strcmp(role, "follower") == 0)
+            json_object_set_new(document, "role", json_string("learner"));
+    }
+    if (entry == NULL)
+        return document;
+    uint64_t stable = number_of(entry, "stable"), ahead = number_of(leader, "stable");
+    static const char *const numbers[] = {"stable", "last", "applied", "persisted", "snapshot_bytes"};
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        if (i < 3 || json_object_get(entry, numbers[i]) != NULL)
+            json_object_set_new(document, numbers[i], number_text(number_of(entry, numbers[i])));
     if (leader != NULL)
         json_object_set_new(document, "lag", json_integer((json_int_t)(ahead > stable ? ahead - stable : 0)));
     return document;
 }
 
+/* Replicas that the map wants, that leave, and that only the log knows of. */
+static json_t *replicas_json(const struct map_shard *shard, const struct gather *gather, const json_t *leader)
+{
+    json_t *replicas = json_array();
+    uint64_t shown = 0;
+    for (size_t i = 0; i < shard->replica_count + shard->leaving_count; i++) {
+        bool wanted = i < shard->replica_count;
+        uint16_t node = wanted ? shard->replicas[i].node : shard->leaving[i - shard->replica_count].node;
+        shown |= node < 64 ? UINT64_C(1) << node : 0;
+        json_array_append_new(replicas, replica_json(node, wanted, replica_entry(gather, node, shard->id), leader));
+    }
+    size_t i;
+    const json_t *id;
+    json_array_foreach(json_object_get(leader, "members"), i, id)
+    {
+        json_int_t node = json_integer_value(id);
+        if (node > 0 && node < 64 && (shown >> node & 1) == 0)
+            json_array_append_new(replicas, replica_json((uint16_t)node, false,
+                                                         replica_entry(gather, (uint16_t)node, shard->id), leader));
+    }
+    return replicas;
+}
+
 static json_t *shard_json(const struct map *map, const struct map_shard *shard, const struct gather *gather)
 {
     const json_t *entry = NULL;
-    json_t *replicas = json_array();
     uint16_t leader = leader_of(gather, shard->id, &entry);
-    for (size_t i = 0; i < shard->replica_count; i++)
-        json_array_append_new(replicas, replica_json(shard->replicas[i].node,
-                                                     replica_entry(gather, shard->replicas[i].node, shard->id), entry));
-    json_t *document =
-        json_pack("{s:I, s:s, s:I, s:i, s:o}", "id", (json_int_t)shard->id, "pool", map->pools[shard->pool].prefix,
-                  "epoch", (json_int_t)shard->epoch, "leader", (int)leader, "replicas", replicas);
+    json_t *document = json_pack("{s:I, s:s*, s:I, s:i, s:b, s:o}", "id", (json_int_t)shard->id, "pool",
+                                 shard->pool < map->pool_count ? map->pools[shard->pool].prefix : NULL, "epoch",
+                                 (json_int_t)shard->epoch, "leader", (int)leader, "moving", shard->moving != 0,
+                                 "replicas", replicas_json(shard, gather, entry));
     if (entry != NULL)
         json_object_set_new(document, "stable", number_text(number_of(entry, "stable")));
     return document;
@@ -134,8 +180,9 @@ static void told(struct gather *gather)
     for (size_t i = 0; i < map->shard_count; i++)
         json_array_append_new(shards, shard_json(map, &map->shards[i], gather));
     json_t *document =
-        json_pack("{s:s, s:I, s:i, s:o, s:o}", "cluster", cluster, "map_epoch", (json_int_t)map->epoch, "map_leader",
-                  (int)leader_of(gather, MAP_GROUP, &entry), "nodes", nodes, "shards", shards);
+        json_pack("{s:s, s:I, s:i, s:i, s:o, s:o, s:o}", "cluster", cluster, "map_epoch", (json_int_t)map->epoch,
+                  "level", (int)map->level, "map_leader", (int)leader_of(gather, MAP_GROUP, &entry), "map_group",
+                  shard_json(map, &map->group, gather), "nodes", nodes, "shards", shards);
     char *text = document == NULL ? NULL : json_dumps(document, JSON_COMPACT);
     json_decref(document);
     if (text == NULL)

@@ -26,10 +26,12 @@ bool gather__start(struct gather *self, struct job *job, enum wire_type type, co
     if (self->nodes == NULL || map->node_count == 0)
         return false;
     self->done = done;
-    self->count = self->left = map->node_count;
+    for (size_t i = 0; i < map->node_count; i++)
+        if (map->nodes[i].state != MAP_NODE_GONE)
+            self->nodes[self->count++].node = map->nodes[i].id;
+    self->left = self->count;
     for (size_t i = 0; i < self->count; i++) {
         struct gather_node *node = &self->nodes[i];
-        node->node = map->nodes[i].id;
         job__ask(job, &node->ask, type, told);
         node->ask.owner = self;
         node->ask.target = ASK_NODE;

@@ -255,6 +255,8 @@ enum sluice_status link__follow_map(struct sluice_client *self)
     for (size_t i = 0; i < self->map->node_count; i++) {
         const struct map_node *node = &self->map->nodes[i];
         struct peer *peer = link__peer(self, node->id);
+        if (node->state == MAP_NODE_GONE)
+            continue;
         if (peer == NULL)
             peer = peer_create(self, node->id);
         if (peer == NULL)

@@ -116,15 +116,15 @@ bool route__shards_of_prefix(const struct sluice_client *self, const char *prefi
 static size_t replica_count(const struct route *self, const struct map_shard **shard)
 {
     const struct map *map = self->client->map;
-    *shard = self->id == MAP_GROUP ? NULL : map_shard_find(map, self->id);
-    if (*shard != NULL)
-        return (*shard)->replica_count;
-    return self->id == MAP_GROUP ? map->node_count : 0;
+    *shard = self->id == MAP_GROUP ? &map->group : map_shard_find(map, self->id);
+    /* One that is on its way out may lead still. */
+    return *shard == NULL ? 0 : (*shard)->replica_count + (*shard)->leaving_count;
 }
 
 static struct peer *replica_peer(const struct route *self, const struct map_shard *shard, size_t index)
 {
-    uint16_t node = shard == NULL ? self->client->map->nodes[index].id : shard->replicas[index].node;
+    uint16_t node =
+        index < shard->replica_count ? shard->replicas[index].node : shard->leaving[index - shard->replica_count].node;
     struct peer *peer = link__peer(self->client, node);
     return peer != NULL && peer->link != NULL ? peer : NULL;
 }

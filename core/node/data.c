@@ -122,10 +122,14 @@ static enum sluice_status write_identity(struct node *self, const char *path, ch
     enum sluice_status status = SLUICE_MEMORY;
     char *text = NULL;
     to_hex(self->identity.cluster, hex);
-    for (size_t i = 0; i < self->identity.member_count; i++)
-        json_array_append_new(members, json_integer(self->identity.members[i]));
+    for (size_t i = 0; i < self->identity.founder_count; i++)
+        json_array_append_new(members, json_integer(self->identity.founders[i]));
     document = json_pack("{s:i, s:s, s:i, s:I, s:o}", "format", DATA_FORMAT, "cluster", hex, "node", self->identity.id,
                          "starts", (json_int_t)self->identity.incarnation, "members", members);
+    json_t *peers = self->identity.peers == NULL ? NULL : json_loads(self->identity.peers, 0, NULL);
+    if (document != NULL && peers != NULL)
+        json_object_set(document, "peers", peers);
+    json_decref(peers);
     if (document != NULL)
         text = json_dumps(document, JSON_INDENT(2) | JSON_SORT_KEYS);
     if (temporary == NULL || text == NULL)
@@ -151,18 +155,43 @@ out:
     return status;
 }
 
-static enum sluice_status read_members(struct node *self, const json_t *members)
+/* Whom the first start named; a node that joined later has none, and knows from its peers where the others are. */
+static enum sluice_status read_members(struct node *self, const json_t *members, const json_t *peers)
 {
-    size_t count = json_array_size(members);
-    if (count == 0 || count > NODE_MEMBERS_MAX)
+    size_t count = json_array_size(members), k;
+    const char *name;
+    json_t *addresses;
+    const json_t *address;
+    if ((count == 0 && peers == NULL) || count > NODE_FOUNDERS_MAX)
         return SLUICE_CORRUPT;
     for (size_t i = 0; i < count; i++) {
         json_int_t id = json_integer_value(json_array_get(members, i));
         if (id < 1 || id >= PAIRS_NODES_MAX)
             return SLUICE_CORRUPT;
-        self->identity.members[i] = (uint16_t)id;
+        self->identity.founders[i] = (uint16_t)id;
     }
-    self->identity.member_count = count;
+    self->identity.founder_count = count;
+    if (peers == NULL)
+        return SLUICE_OK;
+    self->identity.peers = json_dumps(peers, JSON_COMPACT | JSON_SORT_KEYS);
+    if (self->identity.peers == NULL)
+        return SLUICE_MEMORY;
+    json_object_foreach((json_t *)(uintptr_t)peers, name, addresses)
+    {
+        int number = atoi(name);
+        if (number < 1 || number >= PAIRS_NODES_MAX)
+            return SLUICE_CORRUPT;
+        struct node__member *member = members__make(self, (uint16_t)number);
+        if (member == NULL)
+            return SLUICE_MEMORY;
+        if (member->address_count > 0)
+            continue; /* the options say where it is by now */
+        json_array_foreach(addresses, k, address)
+        {
+            if (json_is_string(address) && members__add_address(member, json_string_value(address)) != SLUICE_OK)
+                return SLUICE_MEMORY;
+        }
+    }
     return SLUICE_OK;
 }
 
@@ -188,7 +217,8 @@ static enum sluice_status read_identity(struct node *self, const char *path, cha
                  self->options.data_path, (long long)id, self->options.id);
         status = SLUICE_CONFLICT;
     } else if (!from_hex(json_string_value(json_object_get(document, "cluster")), self->identity.cluster) ||
-               read_members(self, json_object_get(document, "members")) != SLUICE_OK) {
+               read_members(self, json_object_get(document, "members"), json_object_get(document, "peers")) !=
+                   SLUICE_OK) {
         snprintf(error, error_size, "%s is damaged: its cluster or members make no sense; restore it", path);
     } else {
         self->identity.incarnation = (uint64_t)json_integer_value(json_object_get(document, "starts"));
@@ -196,6 +226,22 @@ static enum sluice_status read_identity(struct node *self, const char *path, cha
     }
     json_decref(document);
     return status;
+}
+
+/* The first start of a cluster: its members are those that the options name. */
+static enum sluice_status found(struct node *self, char *error, size_t error_size)
+{
+    if (self->member_count > NODE_FOUNDERS_MAX) {
+        snprintf(error, error_size,
+                 "a cluster begins with at most %d nodes; %zu were given as peers. Start it with fewer, and let the "
+                 "others --join",
+                 NODE_FOUNDERS_MAX, self->member_count);
+        return SLUICE_INVALID;
+    }
+    for (size_t i = 0; i < self->member_count; i++)
+        self->identity.founders[i] = self->members[i].id;
+    self->identity.founder_count = self->member_count;
+    return name_cluster(self);
 }
 
 enum sluice_status data__open(struct node *self, char *error, size_t error_size)
@@ -225,10 +271,7 @@ enum sluice_status data__open(struct node *self, char *error, size_t error_size)
         }
         free(log);
         if (status == SLUICE_OK)
-            status = name_cluster(self);
-        for (size_t i = 0; i < self->member_count; i++)
-            self->identity.members[i] = self->members[i].id;
-        self->identity.member_count = self->member_count;
+            status = self->options.join_count > 0 ? join__ask(self, error, error_size) : found(self, error, error_size);
     }
     if (status == SLUICE_OK) {
         self->identity.incarnation++;
@@ -238,8 +281,49 @@ enum sluice_status data__open(struct node *self, char *error, size_t error_size)
     return status;
 }
 
+static json_t *peers_document(const struct node *self)
+{
+    json_t *peers = json_object();
+    for (size_t i = 0; i < self->member_count; i++) {
+        const struct node__member *member = &self->members[i];
+        char id[8];
+        json_t *addresses = json_array();
+        for (size_t k = 0; k < member->address_count; k++)
+            json_array_append_new(addresses, json_string(member->addresses[k]));
+        snprintf(id, sizeof(id), "%u", member->id);
+        if (member->known && member->id != self->options.id)
+            json_object_set_new(peers, id, addresses);
+        else
+            json_decref(addresses);
+    }
+    return peers;
+}
+
+void data__keep_peers(struct node *self)
+{
+    char error[256] = "out of memory";
+    json_t *peers = peers_document(self);
+    char *text = peers == NULL ? NULL : json_dumps(peers, JSON_COMPACT | JSON_SORT_KEYS);
+    char *path = data__path(self, "node.json");
+    json_decref(peers);
+    enum sluice_status status = text == NULL || path == NULL ? SLUICE_MEMORY : SLUICE_OK;
+    if (status == SLUICE_OK && (self->identity.peers == NULL || strcmp(self->identity.peers, text) != 0)) {
+        free(self->identity.peers);
+        self->identity.peers = text;
+        text = NULL;
+        status = write_identity(self, path, error, sizeof(error));
+    }
+    /* Not fatal: the file as it was is whole, and names peers that knew the others a moment ago. */
+    if (status != SLUICE_OK)
+        LOG_WARN("node", "where the other nodes are could not be kept: %s", error);
+    free(text);
+    free(path);
+}
+
 void data__close(struct node *self)
 {
+    free(self->identity.peers);
+    self->identity.peers = NULL;
     if (self->identity.lock_fd >= 0)
         close(self->identity.lock_fd);
     self->identity.lock_fd = -1;

@@ -7,29 +7,88 @@
 #include "core/node/node__.h"
 
 #define REGISTER_EVERY_NS (200 * NS_PER_MS)
+#define SETTLE_EVERY_NS   (50 * NS_PER_MS)
+#define SETTLE_REPORT_MAX 256 /* shards in one report */
+/* The lead goes to whom the map prefers once that node has been there for a while; a try that failed is not repeated
+ * for longer. */
+#define LEAD_EVERY_NS   NS_PER_S
+#define LEAD_AFTER_NS   (3 * NS_PER_S)
+#define LEAD_AGAIN_NS   (30 * NS_PER_S)
+#define LEAD_OFFERS_MAX 8 /* to one node at a time */
 
-/* The map group's members come from the configuration of the first start: they must agree before there is a map. */
-enum sluice_status groups__open(struct node *self, char *error, size_t error_size)
+/* A group begins with its founders, the preferred leader first; who joins later is taught the members by the log. */
+static void set_founders(struct host_group *group, uint64_t founders, const struct map_shard *shard)
+{
+    for (size_t i = 0; shard != NULL && i < shard->replica_count; i++) {
+        uint16_t node = shard->replicas[i].node;
+        if (node < 64 && (founders >> node & 1) != 0)
+            group->replicas[group->replica_count++] = node;
+    }
+    for (uint16_t node = 1; node < 64 && group->replica_count < PAXOS_REPLICAS_MAX; node++) {
+        bool there = (founders >> node & 1) == 0;
+        for (uint32_t i = 0; i < group->replica_count; i++)
+            there = there || group->replicas[i] == node;
+        if (!there)
+            group->replicas[group->replica_count++] = node;
+    }
+}
+
+/* The map as it stands in the store, and where `host` the group whose log makes it. */
+static enum sluice_status open_map(struct node *self, uint64_t founders, bool host)
 {
     const struct versions_options options = {
         .group = MAP_GROUP, .epoch = 1, .store = self->store, .hot_bytes_max = 4u << 20};
     struct host_group group = {.group = MAP_GROUP, .epoch = 1};
+    struct cluster *cluster = NULL;
     enum sluice_status status = versions_create(&options, &group.versions);
-    if (status == SLUICE_OK)
-        status = cluster_create(group.versions, &self->cluster);
+    if (status != SLUICE_OK)
+        return status;
+    status = cluster_create(group.versions, &cluster);
     if (status != SLUICE_OK) {
-        snprintf(error, error_size, "the cluster map in %s cannot be read: %s", self->options.data_path,
-                 sluice_status_text(status));
+        versions_destroy(group.versions);
         return status;
     }
-    for (size_t i = 0; i < self->identity.member_count; i++)
-        group.replicas[i] = self->identity.members[i];
-    group.replica_count = (uint32_t)self->identity.member_count;
-    status = host_group_add(self->host, &group);
+    if (self->cluster != NULL)
+        cluster_destroy(self->cluster);
+    self->cluster = cluster;
+    const struct map *map = cluster_map(cluster);
+    if (!host && (map == NULL || map_replica_find(&map->group, self->options.id) == NULL)) {
+        versions_destroy(group.versions);
+        return SLUICE_OK;
+    }
+    set_founders(&group, founders, NULL);
+    return host_group_add(self->host, &group);
+}
+
+/* Before there is a map, its group's members are those of the first start. A node that joined waits for the map, unless
+ * its own store has one that counts it in. */
+enum sluice_status groups__open(struct node *self, char *error, size_t error_size)
+{
+    uint64_t founders = 0;
+    for (size_t i = 0; i < self->identity.founder_count; i++)
+        founders |= UINT64_C(1) << self->identity.founders[i];
+    enum sluice_status status = open_map(self, founders, founders != 0);
     if (status != SLUICE_OK)
-        snprintf(error, error_size, "the map group cannot be recovered from %s: %s", self->options.data_path,
+        snprintf(error, error_size, "the cluster map in %s cannot be recovered: %s", self->options.data_path,
                  sluice_status_text(status));
     return status;
+}
+
+/* A snapshot has replaced the map group's history here: the map is read anew. */
+void groups__installed(void *arg, uint32_t group, uint64_t epoch)
+{
+    struct node *self = arg;
+    struct cluster *cluster = NULL;
+    (void)epoch;
+    if (group != MAP_GROUP)
+        return;
+    enum sluice_status status = cluster_create(host_group_versions(self->host, MAP_GROUP), &cluster);
+    if (status != SLUICE_OK) {
+        node__fail(self, status, "the cluster map of a snapshot could not be read");
+        return;
+    }
+    cluster_destroy(self->cluster);
+    self->cluster = cluster;
 }
 
 enum sluice_status groups__map_apply(void *arg, const struct entry *entry, struct versions *versions,
@@ -38,17 +97,9 @@ enum sluice_status groups__map_apply(void *arg, const struct entry *entry, struc
     struct node *self = arg;
     enum sluice_status status = cluster_apply(self->cluster, entry, versions, outcome, reply);
     /* The reply to whoever asked for the change names the map that has it. */
-    if (status == SLUICE_OK && cluster_map(self->cluster) != NULL)
-        host_set_map_epoch(self->host, cluster_map(self->cluster)->epoch);
+    if (status == SLUICE_OK && node__map(self) != NULL)
+        host_set_map_epoch(self->host, node__map(self)->epoch);
     return status;
-}
-
-static const struct map_replica *own_replica(const struct node *self, const struct map_shard *shard)
-{
-    for (size_t i = 0; i < shard->replica_count; i++)
-        if (shard->replicas[i].node == self->options.id)
-            return &shard->replicas[i];
-    return NULL;
 }
 
 static void join(struct node *self, const struct map *map, const struct map_shard *shard, const struct map_replica *own)
@@ -57,20 +108,27 @@ static void join(struct node *self, const struct map *map, const struct map_shar
     struct host_group group = {
         .group = shard->id,
         .epoch = shard->epoch,
-        .replica_count = (uint32_t)shard->replica_count,
         .memory_only = memory_only,
         .amnesiac = memory_only && own->incarnation != self->identity.incarnation,
     };
-    for (size_t i = 0; i < shard->replica_count; i++)
-        group.replicas[i] = shard->replicas[i].node;
+    set_founders(&group, own->joined ? 0 : shard->founders, shard);
     enum sluice_status status = host_group_add(self->host, &group);
     if (status != SLUICE_OK)
         node__fail(self, status, "a shard could not be opened");
 }
 
+/* Tells the replica what the map wants of it. */
+static void want(struct node *self, const struct map_shard *shard)
+{
+    uint16_t nodes[MAP_REPLICAS_MAX];
+    for (size_t i = 0; i < shard->replica_count; i++)
+        nodes[i] = shard->replicas[i].node;
+    host_group_want(self->host, shard->id, nodes, (uint32_t)shard->replica_count);
+}
+
 static void follow_shard(struct node *self, const struct map *map, const struct map_shard *shard)
 {
-    const struct map_replica *own = own_replica(self, shard);
+    const struct map_replica *own = map_replica_find(shard, self->options.id);
     uint64_t epoch = 0;
     bool here = host_group_has(self->host, shard->id, &epoch);
     if (here && (own == NULL || epoch != shard->epoch)) {
@@ -83,6 +141,27 @@ static void follow_shard(struct node *self, const struct map *map, const struct 
         join(self, map, shard, own);
     else if (map->pools[shard->pool].kind == MAP_POOL_VOLATILE && own->incarnation == self->identity.incarnation)
         host_group_admit(self->host, shard->id);
+    want(self, shard);
+}
+
+static void follow_map_group(struct node *self, const struct map *map)
+{
+    const struct map_replica *own = map_replica_find(&map->group, self->options.id);
+    bool here = host_group_has(self->host, MAP_GROUP, NULL);
+    if (own == NULL && here && self->told_map == map) {
+        /* Only on somebody else's word: the log itself may be behind. */
+        LOG_INFO("node", "this node does not keep the cluster map any more");
+        host_group_remove(self->host, MAP_GROUP, true);
+    } else if (own != NULL && !here) {
+        enum sluice_status status = open_map(self, own->joined ? 0 : map->group.founders, true);
+        if (status != SLUICE_OK)
+            node__fail(self, status, "the cluster map could not be opened");
+        LOG_INFO("node", "this node keeps the cluster map from now on");
+    }
+    if (own != NULL && !self->failed)
+        want(self, &map->group);
+    if (here != host_group_has(self->host, MAP_GROUP, NULL))
+        members__greet_all(self);
 }
 
 struct leftovers {
@@ -101,10 +180,14 @@ static void find_leftover(void *arg, const struct host_group_status *status)
 
 void groups__follow_map(struct node *self)
 {
-    const struct map *map = cluster_map(self->cluster);
-    if (map == NULL || map->epoch == self->map_epoch_seen)
+    const struct map *map = node__map(self);
+    if (map == NULL || map->epoch <= self->map_epoch_seen)
         return;
     self->map_epoch_seen = map->epoch;
+    self->settle_at_ns = 0;
+    members__follow_map(self);
+    follow_map_group(self, map);
+    map = node__map(self);
     host_set_map_epoch(self->host, map->epoch);
     struct leftovers *leftovers = calloc(1, sizeof(*leftovers));
     if (leftovers == NULL) {
@@ -120,13 +203,14 @@ void groups__follow_map(struct node *self)
         follow_shard(self, map, &map->shards[i]);
     control__map_changed(self);
     lambdas__map_changed(self);
+    members__tell(self);
 }
 
 static void bootstrap(struct node *self)
 {
-    char *change = cluster_bootstrap(self->identity.cluster, self->identity.members, self->identity.member_count);
+    char *change = cluster_bootstrap(self->identity.cluster, self->identity.founders, self->identity.founder_count);
     if (change != NULL)
-        host_map_change(self->host, change, strlen(change));
+        members__change(self, change, strlen(change));
     free(change);
 }
 
@@ -136,32 +220,36 @@ void groups__register(struct node *self, uint64_t now)
     if (now < self->register_at_ns)
         return;
     self->register_at_ns = now + REGISTER_EVERY_NS;
-    const struct map *map = cluster_map(self->cluster);
+    const struct map *map = node__map(self);
     if (map == NULL) {
-        bootstrap(self);
+        if (self->identity.founder_count > 0)
+            bootstrap(self);
         return;
     }
     const struct map_node *node = map_node_find(map, self->options.id);
-    if (node != NULL && node->incarnation == self->identity.incarnation) {
+    if (node == NULL || node->state == MAP_NODE_GONE) {
+        self->register_at_ns = now + NS_PER_S; /* not a member yet, or not any more: only a new map can change that */
+        return;
+    }
+    if (node->incarnation == self->identity.incarnation && node->level_max == MAP_LEVEL) {
         self->register_at_ns = UINT64_MAX;
         return;
     }
     char incarnation[24];
     snprintf(incarnation, sizeof(incarnation), "%llu", (unsigned long long)self->identity.incarnation);
     json_t *addresses = json_array();
-    const struct node__member *own = NULL;
-    for (size_t i = 0; i < self->member_count; i++)
-        if (self->members[i].id == self->options.id && self->members[i].address_count > 0)
-            own = &self->members[i];
+    const struct node__member *own = members__find(self, self->options.id);
+    if (own != NULL && own->address_count == 0)
+        own = NULL;
     for (size_t i = 0; own != NULL && i < own->address_count; i++)
         json_array_append_new(addresses, json_string(own->addresses[i]));
     for (unsigned i = 0; own == NULL && fabric_listen_address(self->fabric, i) != NULL; i++)
         json_array_append_new(addresses, json_string(fabric_listen_address(self->fabric, i)));
-    json_t *change = json_pack("{s:s, s:i, s:s, s:o}", "change", "node_register", "node", self->options.id,
-                               "incarnation", incarnation, "addresses", addresses);
+    json_t *change = json_pack("{s:s, s:i, s:s, s:o, s:[i, i]}", "change", "node_register", "node", self->options.id,
+                               "incarnation", incarnation, "addresses", addresses, "levels", MAP_LEVEL_MIN, MAP_LEVEL);
     char *text = change == NULL ? NULL : json_dumps(change, JSON_COMPACT);
     if (text != NULL)
-        host_map_change(self->host, text, strlen(text));
+        members__change(self, text, strlen(text));
     free(text);
     json_decref(change);
 }
@@ -174,13 +262,13 @@ void groups__caught_up(void *arg, uint32_t group, uint64_t epoch)
     int size =
         snprintf(text, sizeof(text), "{\"change\":\"shard_admit\",\"shard\":%u,\"node\":%u,\"incarnation\":\"%llu\"}",
                  group, self->options.id, (unsigned long long)self->identity.incarnation);
-    host_map_change(self->host, text, (size_t)size);
+    members__change(self, text, (size_t)size);
 }
 
 bool groups__owns(void *arg, uint32_t shard, const char *key, size_t size)
 {
     struct node *self = arg;
-    const struct map *map = cluster_map(self->cluster);
+    const struct map *map = node__map(self);
     const struct map_shard *entry = map == NULL ? NULL : map_shard_find(map, shard);
     /* With an affinity the client alone evaluates the regex; the pool is checked here all the same. */
     const struct map_pool *pool = entry == NULL ? NULL : map_pool_of(map, key, size);
@@ -193,7 +281,7 @@ struct readiness {
     uint32_t led, count;
 };
 
-static void count_led(void *arg, const struct host_group_status *status)
+static void count_known(void *arg, const struct host_group_status *status)
 {
     struct readiness *readiness = arg;
     readiness->count++;
@@ -203,9 +291,154 @@ static void count_led(void *arg, const struct host_group_status *status)
 bool groups__ready(const struct node *self)
 {
     struct readiness readiness = {0};
-    const struct map *map = cluster_map(self->cluster);
+    const struct map *map = node__map(self);
     if (map == NULL)
         return false;
-    host_each_group(self->host, count_led, &readiness);
+    host_each_group(self->host, count_known, &readiness);
     return readiness.led == readiness.count;
+}
+
+/* ---- Arriving, and who leads ---- */
+
+void groups__members_changed(void *arg, uint32_t group, uint64_t epoch, uint64_t members)
+{
+    struct node *self = arg;
+    LOG_DEBUG("node", "group=%u epoch=%llu its members are %llx now", group, (unsigned long long)epoch,
+              (unsigned long long)members);
+    self->settle_at_ns = 0;
+}
+
+struct settling {
+    struct node *node;
+    const struct map *map;
+    json_t *shards;
+    bool any_moving; /* of those that this node leads, and not arrived yet */
+};
+
+static void look_whether_settled(void *arg, const struct host_group_status *status)
+{
+    struct settling *settling = arg;
+    const struct map *map = settling->map;
+    const struct map_shard *shard = status->group == MAP_GROUP ? &map->group : map_shard_find(map, status->group);
+    if (shard == NULL || shard->moving == 0 || shard->epoch != status->epoch || strcmp(status->role, "leader") != 0)
+        return;
+    if (status->members != map_wanted(shard) || json_array_size(settling->shards) >= SETTLE_REPORT_MAX) {
+        settling->any_moving = true;
+        return;
+    }
+    char moving[24], members[24];
+    snprintf(moving, sizeof(moving), "%llu", (unsigned long long)shard->moving);
+    snprintf(members, sizeof(members), "%llu", (unsigned long long)status->members);
+    json_array_append_new(settling->shards, json_pack("{s:I, s:I, s:s, s:s}", "shard", (json_int_t)shard->id, "epoch",
+                                                      (json_int_t)shard->epoch, "moving", moving, "members", members));
+}
+
+static bool anything_moves(const struct map *map)
+{
+    bool moves = map->group.moving != 0;
+    for (size_t i = 0; !moves && i < map->shard_count; i++)
+        moves = map->shards[i].moving != 0;
+    return moves;
+}
+
+static void report_settled(struct node *self, const struct map *map, uint64_t now)
+{
+    struct settling settling = {.node = self, .map = map, .shards = json_array()};
+    self->settle_at_ns = UINT64_MAX;
+    if (!anything_moves(map)) {
+        json_decref(settling.shards);
+        return;
+    }
+    host_each_group(self->host, look_whether_settled, &settling);
+    bool told = json_array_size(settling.shards) > 0;
+    /* A report that is lost is made again; one that arrives brings a new map, which looks anew. */
+    self->settle_at_ns = now + (told ? 4 * SETTLE_EVERY_NS : SETTLE_EVERY_NS);
+    json_t *document = told ? json_pack("{s:s, s:O}", "change", "shards_settled", "shards", settling.shards) : NULL;
+    char *text = document == NULL ? NULL : json_dumps(document, JSON_COMPACT);
+    if (text != NULL)
+        members__change(self, text, strlen(text));
+    free(text);
+    json_decref(document);
+    json_decref(settling.shards);
+}
+
+struct leading {
+    struct node *node;
+    const struct map *map;
+    uint64_t now;
+};
+
+/* The map prefers another leader, who is a member and has been there for a while. */
+static void offer_lead(void *arg, const struct host_group_status *status)
+{
+    struct leading *leading = arg;
+    struct node *self = leading->node;
+    const struct map *map = leading->map;
+    const struct map_shard *shard = status->group == MAP_GROUP ? &map->group : map_shard_find(map, status->group);
+    if (shard == NULL || shard->moving != 0 || shard->epoch != status->epoch || strcmp(status->role, "leader") != 0)
+        return;
+    uint16_t preferred = shard->replicas[0].node;
+    struct node__member *member = members__find(self, preferred);
+    if (preferred == self->options.id || member == NULL || member->link == NULL || preferred >= 64 ||
+        (status->members >> preferred & 1) == 0 || leading->now < member->up_at_ns + LEAD_AFTER_NS ||
+        leading->now < member->lead_at_ns)
+        return;
+    member->lead_held++;
+    if (member->lead_offers >= LEAD_OFFERS_MAX)
+        return;
+    member->lead_offers++;
+    LOG_DEBUG("node", "group=%u node %u may lead it again", status->group, preferred);
+    host_group_transfer(self->host, status->group, preferred);
+}
+
+void groups__settle(struct node *self, uint64_t now)
+{
+    const struct map *map = node__map(self);
+    if (map == NULL)
+        return;
+    if (now >= self->settle_at_ns)
+        report_settled(self, map, now);
+    if (now >= self->lead_at_ns && !atomic_load(&self->handing_over)) {
+        struct leading leading = {.node = self, .map = map, .now = now};
+        self->lead_at_ns = now + LEAD_EVERY_NS;
+        host_each_group(self->host, offer_lead, &leading);
+        for (size_t i = 0; i < self->member_count; i++) {
+            struct node__member *member = &self->members[i];
+            /* It has taken none of those that were offered a moment ago. */
+            if (member->lead_offered && member->lead_held >= member->lead_held_before)
+                member->lead_at_ns = now + LEAD_AGAIN_NS;
+            member->lead_offered = member->lead_offers > 0;
+            member->lead_held_before = member->lead_held;
+            member->lead_held = member->lead_offers = 0;
+        }
+    }
+}
+
+uint64_t groups__next_ns(const struct node *self)
+{
+    if (node__map(self) == NULL)
+        return UINT64_MAX;
+    return self->settle_at_ns < self->lead_at_ns ? self->settle_at_ns : self->lead_at_ns;
+}
+
+struct led {
+    uint64_t reachable; /* mask of nodes that could take over */
+    size_t count;
+};
+
+static void count_led(void *arg, const struct host_group_status *status)
+{
+    struct led *led = arg;
+    led->count += strcmp(status->role, "leader") == 0 && (status->members & led->reachable) != 0;
+}
+
+bool groups__led_nothing(const struct node *self)
+{
+    struct led led = {0};
+    for (size_t i = 0; i < self->member_count; i++)
+        if (self->members[i].link != NULL)
+            led.reachable |= UINT64_C(1) << self->members[i].id;
+    if (host_leads(self->host) > 0)
+        host_each_group(self->host, count_led, &led);
+    return led.count == 0;
 }

@@ -48,7 +48,7 @@ enum sluice_status lambdas__start(struct node *self)
     }
     lambdas->closed = false;
     /* A map that was recovered from disk has not been shown to the lambda host yet. */
-    if (cluster_map(self->cluster) != NULL)
+    if (node__map(self) != NULL)
         lambdas__map_changed(self);
     return SLUICE_OK;
 }
@@ -86,7 +86,7 @@ static void feed_free(struct node__feed *feed)
 static enum sluice_status first_revision(struct node *node, const struct node__led *led, const char *name,
                                          uint64_t *out)
 {
-    const struct map_lambda *entry = map_lambda_find(cluster_map(node->cluster), name);
+    const struct map_lambda *entry = map_lambda_find(node__map(node), name);
     uint64_t cursor = host_cursor(node->host, led->group, name), registered = 1;
     struct versions *versions = host_group_versions(node->host, led->group);
     if (entry == NULL || versions == NULL)
@@ -235,7 +235,7 @@ void lambdas__map_changed(struct node *node)
     struct node__lambdas *self = node->lambdas;
     if (self->closed)
         return;
-    enum sluice_status status = lambda_host_apply_map(self->host, cluster_map(node->cluster));
+    enum sluice_status status = lambda_host_apply_map(self->host, node__map(node));
     if (status != SLUICE_OK)
         LOG_WARN("node", "the lambdas of the new map cannot be loaded: %s", sluice_status_text(status));
     atomic_store(&self->changed, true);

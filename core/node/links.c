@@ -3,24 +3,22 @@
 #include <string.h>
 
 #include "core/node/node__.h"
+#include "core/shard/peer.h"
 
 #define DIAL_BACKOFF_MIN_NS (10 * NS_PER_MS)
 #define DIAL_BACKOFF_MAX_NS (500 * NS_PER_MS)
 
-static struct node__member *member_find(struct node *self, uint32_t id)
+static bool dials(const struct node *self, const struct node__member *member)
 {
-    for (size_t i = 0; i < self->member_count; i++)
-        if (self->members[i].id == id)
-            return &self->members[i];
-    return NULL;
+    return member->known && member->id < self->options.id && member->address_count > 0 && member->link == NULL &&
+           member->dialing == NULL;
 }
 
 void links__dial(struct node *self, uint64_t now)
 {
     for (size_t i = 0; i < self->member_count; i++) {
         struct node__member *member = &self->members[i];
-        if (member->id >= self->options.id || member->link != NULL || member->dialing != NULL ||
-            now < member->dial_at_ns)
+        if (!dials(self, member) || now < member->dial_at_ns)
             continue;
         const char *address = member->addresses[member->next_address++ % member->address_count];
         enum sluice_status status = fabric_connect(self->fabric, address, member, &member->dialing);
@@ -40,8 +38,7 @@ uint64_t links__next_ns(const struct node *self)
     uint64_t next = UINT64_MAX;
     for (size_t i = 0; i < self->member_count; i++) {
         const struct node__member *member = &self->members[i];
-        if (member->id < self->options.id && member->link == NULL && member->dialing == NULL &&
-            member->dial_at_ns < next)
+        if (dials(self, member) && member->dial_at_ns < next)
             next = member->dial_at_ns;
     }
     return next;
@@ -79,11 +76,22 @@ void links__close_marked(struct node *self)
 static void peer_up(struct node *self, struct fabric_link *link)
 {
     const struct fabric_identity *peer = fabric_link_peer(link);
-    struct node__member *member = member_find(self, peer->node);
+    struct node__member *member = members__find(self, peer->node);
     if (member == NULL || peer->node == self->options.id) {
-        LOG_WARN("node", "node %u is no member of this cluster by this node's configuration; its link was refused",
+        LOG_WARN("node", "node %u is no member of this cluster as far as is known here; its link was refused",
                  peer->node);
         if (member != NULL && member->dialing == link)
+            member->dialing = NULL;
+        fabric_link_close(link);
+        return;
+    }
+    /* The handshake's features are the versions of the peers' protocol that both sides speak, a bit each. */
+    if ((peer->features >> PEER_VERSION & 1) == 0) {
+        LOG_WARN("node",
+                 "node %u does not speak version %u of the protocol between nodes; its link was refused: bring "
+                 "both to the same release",
+                 peer->node, PEER_VERSION);
+        if (member->dialing == link)
             member->dialing = NULL;
         fabric_link_close(link);
         return;
@@ -94,10 +102,13 @@ static void peer_up(struct node *self, struct fabric_link *link)
     if (member->link != NULL && member->link != link)
         fabric_link_close(member->link); /* the newer one is of the living process */
     member->link = link;
+    member->greeted = false;
+    member->up_at_ns = clock_monotonic_ns();
     member->dial_backoff_ns = 0;
     member->last_words[0] = '\0';
     fabric_link_set_context(link, member);
     LOG_INFO("node", "node %u is connected (start %llu)", member->id, (unsigned long long)peer->incarnation);
+    members__greet(self, member);
     host_peer_up(self->host, member->id);
 }
 
@@ -135,7 +146,9 @@ void links__event(void *arg, const struct fabric_event *event)
         link_down(self, event);
         break;
     case FABRIC_MESSAGE: {
-        const struct node__member *member = fabric_link_context(event->link);
+        struct node__member *member = fabric_link_context(event->link);
+        if (member != NULL && members__message(self, member, event->data, event->size))
+            break;
         if (member != NULL)
             host_peer_message(self->host, member->id, event->data, event->size);
         else
@@ -154,7 +167,7 @@ void links__event(void *arg, const struct fabric_event *event)
 void links__send_peer(void *arg, uint16_t node, const struct slice *parts, unsigned count)
 {
     struct node *self = arg;
-    struct node__member *member = member_find(self, node);
+    struct node__member *member = members__find(self, node);
     if (member == NULL || member->link == NULL)
         return;
     enum sluice_status status = fabric_send(member->link, parts, count, NULL, 0, 0);

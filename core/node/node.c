@@ -10,10 +10,14 @@
 #include <unistd.h>
 
 #include "core/node/node__.h"
+#include "core/shard/peer.h"
 
 #define POLL_BUDGET    512u
 #define TASKS_MAX      4096u
 #define SPACE_EVERY_NS NS_PER_S
+/* A clean stop waits so long for others to take the lead, and looks so often whether they have. */
+#define HAND_OVER_NS      (NS_PER_S / 2)
+#define HAND_OVER_LOOK_NS (2 * NS_PER_MS)
 
 /* ---- Options ---- */
 
@@ -40,6 +44,9 @@ static void free_options(struct node_options *options)
         free((char *)(uintptr_t)options->listen[i]);
     for (size_t i = 0; options->peers != NULL && i < options->peer_count; i++)
         free((char *)(uintptr_t)options->peers[i]);
+    for (size_t i = 0; options->join != NULL && i < options->join_count; i++)
+        free((char *)(uintptr_t)options->join[i]);
+    free((void *)(uintptr_t)options->join);
     free((void *)(uintptr_t)options->listen);
     free((void *)(uintptr_t)options->peers);
     free((char *)(uintptr_t)options->data_path);
@@ -52,7 +59,7 @@ static enum sluice_status copy_options(struct node *self, const struct node_opti
     struct node_options given = {0};
     memcpy(&given, options, options->size < sizeof(given) ? options->size : sizeof(given));
     self->options = given;
-    self->options.listen = self->options.peers = NULL;
+    self->options.listen = self->options.peers = self->options.join = NULL;
     self->options.data_path = copy_text(given.data_path);
     self->options.cluster_name = copy_text(given.cluster_name);
     self->options.health_address = copy_text(given.health_address);
@@ -61,6 +68,8 @@ static enum sluice_status copy_options(struct node *self, const struct node_opti
     enum sluice_status status = copy_list(given.listen, given.listen_count, &self->options.listen);
     if (status == SLUICE_OK)
         status = copy_list(given.peers, given.peer_count, &self->options.peers);
+    if (status == SLUICE_OK)
+        status = copy_list(given.join, given.join_count, &self->options.join);
     if (self->options.free_percent_min == 0)
         self->options.free_percent_min = 5;
     if (self->options.segment_bytes == 0)
@@ -70,17 +79,6 @@ static enum sluice_status copy_options(struct node *self, const struct node_opti
     if (self->options.volatile_bytes == 0)
         self->options.volatile_bytes = 1u << 30;
     return status;
-}
-
-static struct node__member *member_make(struct node *self, uint16_t id)
-{
-    for (size_t i = 0; i < self->member_count; i++)
-        if (self->members[i].id == id)
-            return &self->members[i];
-    if (self->member_count == NODE_MEMBERS_MAX)
-        return NULL;
-    self->members[self->member_count].id = id;
-    return &self->members[self->member_count++];
 }
 
 static int member_order(const void *a, const void *b)
@@ -104,22 +102,21 @@ static enum sluice_status parse_peers(struct node *self, char *error, size_t err
                      PAIRS_NODES_MAX - 1, text);
             return SLUICE_INVALID;
         }
-        struct node__member *member = member_make(self, (uint16_t)id);
-        if (member == NULL) {
-            snprintf(error, error_size, "a cluster has at most %d nodes in this release; more were given as peers",
-                     NODE_MEMBERS_MAX);
-            return SLUICE_INVALID;
-        }
+        if (self->options.join_count > 0 && id != self->options.id)
+            continue; /* the members of the cluster say who they are */
+        struct node__member *member = members__make(self, (uint16_t)id);
+        if (member == NULL)
+            return SLUICE_MEMORY;
         if (member->address_count == NODE_ADDRESSES_MAX) {
             snprintf(error, error_size, "node %lu has more than %d addresses", id, NODE_ADDRESSES_MAX);
             return SLUICE_INVALID;
         }
-        member->addresses[member->address_count++] = end + 1;
+        enum sluice_status status = members__add_address(member, end + 1);
+        if (status != SLUICE_OK)
+            return status;
     }
-    if (member_make(self, self->options.id) == NULL) {
-        snprintf(error, error_size, "a cluster has at most %d nodes in this release", NODE_MEMBERS_MAX);
-        return SLUICE_INVALID;
-    }
+    if (members__make(self, self->options.id) == NULL)
+        return SLUICE_MEMORY;
     qsort(self->members, self->member_count, sizeof(self->members[0]), member_order);
     return SLUICE_OK;
 }
@@ -246,6 +243,8 @@ static enum sluice_status open_host(struct node *self)
         .control = control__request,
         .role = lambdas__role,
         .caught_up = groups__caught_up,
+        .members = groups__members_changed,
+        .installed = groups__installed,
         .fatal = node__fail,
     };
     return host_create(&options, &env, &self->host);
@@ -287,7 +286,10 @@ static enum sluice_status open_fabric(struct node *self, char *error, size_t err
 {
     struct fabric_options options = {
         .size = sizeof(options),
-        .identity = {.role = FABRIC_ROLE_NODE, .node = self->options.id, .incarnation = self->identity.incarnation},
+        .identity = {.role = FABRIC_ROLE_NODE,
+                     .node = self->options.id,
+                     .incarnation = self->identity.incarnation,
+                     .features = UINT64_C(1) << PEER_VERSION},
         .spin_ns = UINT32_MAX,
     };
     memcpy(options.identity.cluster, self->identity.cluster, sizeof(options.identity.cluster));
@@ -358,6 +360,7 @@ enum sluice_status node_create(const struct node_options *options, struct node *
         for (size_t i = 0; i < self->member_count; i++)
             host_peer_add(self->host, self->members[i].id);
         status = groups__open(self, error, error_size);
+        members__follow_map(self);
     }
     if (status == SLUICE_OK)
         status = health__start(self, error, error_size);
@@ -421,11 +424,26 @@ static void round_once(struct node *self)
     look_at_space(self, now);
     host_tick(self->host);
     groups__register(self, now);
+    groups__settle(self, now);
     host_flush(self->host);
     groups__follow_map(self);
     lambdas__round(self);
     links__close_marked(self);
     fabric_flush(self->fabric);
+}
+
+/* A clean stop: others take the lead first, so that nobody waits for an election. */
+static void hand_over(struct node *self)
+{
+    if (!atomic_load(&self->handing_over))
+        return;
+    uint64_t now = clock_monotonic_ns();
+    if (self->hand_over_until_ns == 0) {
+        self->hand_over_until_ns = now + HAND_OVER_NS;
+        host_transfer_all(self->host);
+    }
+    if (groups__led_nothing(self) || now >= self->hand_over_until_ns)
+        atomic_store(&self->stopping, true);
 }
 
 static uint64_t sleep_ns(const struct node *self)
@@ -436,6 +454,10 @@ static uint64_t sleep_ns(const struct node *self)
     next = dial < next ? dial : next;
     next = self->register_at_ns < next ? self->register_at_ns : next;
     next = self->space_at_ns < next ? self->space_at_ns : next;
+    uint64_t settle = groups__next_ns(self);
+    next = settle < next ? settle : next;
+    if (self->hand_over_until_ns != 0 && now + HAND_OVER_LOOK_NS < next)
+        next = now + HAND_OVER_LOOK_NS;
     return next <= now ? 0 : next - now;
 }
 
@@ -445,6 +467,7 @@ static void *reactor(void *arg)
     prctl(PR_SET_NAME, "reactor");
     while (!atomic_load(&self->stopping)) {
         round_once(self);
+        hand_over(self);
         atomic_store(&self->ready, groups__ready(self));
         uint64_t timeout = sleep_ns(self);
         if (timeout > 0 && queue_prepare_sleep(self->tasks))
@@ -481,7 +504,9 @@ void node_stop(struct node *self)
 {
     /* Lambdas first: their last effects and cursors still need the reactor. */
     lambdas__stop(self);
-    atomic_store(&self->stopping, true);
+    atomic_store(&self->handing_over, true);
+    if (!self->thread_started)
+        atomic_store(&self->stopping, true);
     if (self->thread_started) {
         (void)node__post(self, nothing, NULL);
         pthread_join(self->thread, NULL);
@@ -504,6 +529,8 @@ void node_destroy(struct node *self)
     host_destroy(self->host);
     if (self->cluster != NULL)
         cluster_destroy(self->cluster);
+    map_destroy(self->told_map);
+    free(self->told_text);
     if (self->store != NULL)
         store_close(self->store);
     while (self->subscribers != NULL) {
@@ -520,8 +547,23 @@ void node_destroy(struct node *self)
     if (self->failed_fd >= 0)
         close(self->failed_fd);
     data__close(self);
+    members__free(self);
     free_options(&self->options);
     free(self);
+}
+
+const struct map *node__map(const struct node *self)
+{
+    const struct map *own = self->cluster == NULL ? NULL : cluster_map(self->cluster);
+    return own == NULL || (self->told_map != NULL && self->told_map->epoch > own->epoch) ? self->told_map : own;
+}
+
+const char *node__map_text(const struct node *self)
+{
+    const struct map *map = node__map(self);
+    return map != NULL && map == self->told_map ? self->told_text
+           : self->cluster == NULL              ? NULL
+                                                : cluster_map_text(self->cluster);
 }
 
 int node_failed_fd(const struct node *self)

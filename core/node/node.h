@@ -28,6 +28,9 @@ struct node_options {
     bool allow_inprocess;       /* lambdas may run in this process */
     uint32_t free_percent_min;  /* read-only below so much free disk; 0: 5 */
     const char *health_address; /* "HOST:PORT" for /healthz and /readyz; NULL: none */
+    const char *const *join;    /* addresses of members of a running cluster: the first start becomes a node of it. Of
+                                   the peers only this node's own is taken then: where the others can reach it */
+    size_t join_count;
 };
 
 /* A program that holds a node calls this before anything else in main: a node starts its own program once more to try
@@ -40,7 +43,8 @@ enum sluice_status node_create(const struct node_options *options, struct node *
                                size_t error_size) SLUICE_MUST_CHECK;
 /* Starts the threads. */
 enum sluice_status node_start(struct node *self) SLUICE_MUST_CHECK;
-/* Stops cleanly and waits; any thread but the node's own. */
+/* Stops cleanly and waits, at most about half a second: what this node leads is handed to others first. Any thread but
+ * the node's own. */
 void node_stop(struct node *self);
 void node_destroy(struct node *self);
 

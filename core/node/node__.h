@@ -18,13 +18,23 @@
 #include "core/versions/versions.h"
 #include "core/versions/wal.h"
 
-#define NODE_MEMBERS_MAX   7 /* the map group's replicas */
+#define NODE_MEMBERS_MAX   63 /* nodes of a cluster */
+#define NODE_FOUNDERS_MAX  7  /* of them, those that the first start may name: they begin the map group */
 #define NODE_ADDRESSES_MAX 4
 
+/* A node of the cluster, this one among them: first as the options name it, then as the map does. */
 struct node__member {
     uint16_t id;
-    const char *addresses[NODE_ADDRESSES_MAX];
+    char *addresses[NODE_ADDRESSES_MAX];
     size_t address_count;
+    bool known; /* to the map in force, and not gone */
+    /* What it said of itself on this link. */
+    bool greeted, holds_map;
+    uint64_t map_epoch;                                /* that it has, or that was sent to it */
+    uint64_t up_at_ns;                                 /* monotonic */
+    uint64_t lead_at_ns;                               /* the lead of a shard is not offered to it before */
+    uint32_t lead_offers, lead_held, lead_held_before; /* shards offered in this round; led here that are its own */
+    bool lead_offered;
     struct fabric_link *link; /* up, or NULL */
     struct fabric_link *dialing;
     size_t next_address;
@@ -51,8 +61,9 @@ struct node__identity {
     uint8_t cluster[16];
     uint16_t id;
     uint64_t incarnation;
-    uint16_t members[NODE_MEMBERS_MAX]; /* of the map group, fixed at the first start */
-    size_t member_count;
+    uint16_t founders[NODE_FOUNDERS_MAX]; /* whom the first start named; none for a node that joined later */
+    size_t founder_count;
+    char *peers; /* JSON: where the others are, as last known; for a node that does not hold the map itself */
     int lock_fd;
 };
 
@@ -67,7 +78,9 @@ struct node {
     struct wal *wal;
     struct store *store;
     struct host *host;
-    struct cluster *cluster;
+    struct cluster *cluster; /* the map as the map group's log has it here */
+    struct map *told_map;    /* the map as another node told it; NULL: none */
+    char *told_text;
     struct queue *tasks; /* of struct node__task * */
     struct node__subscriber *subscribers;
     struct fabric_link *closing[64]; /* links to be closed at the end of the round */
@@ -77,6 +90,9 @@ struct node {
     uint64_t started_ns;
     uint64_t map_epoch_seen;
     uint64_t register_at_ns;
+    uint64_t settle_at_ns; /* when to look next whether shards that move have arrived */
+    uint64_t lead_at_ns;   /* when to look next whether others should lead what this node leads */
+    size_t register_turn;  /* whom a change of the map is sent to next, where this node does not hold it */
     uint64_t space_at_ns;
     uint64_t ticket;
     uint64_t free_bytes, total_bytes;
@@ -88,13 +104,41 @@ struct node {
     pthread_t thread;
     bool thread_started;
     atomic_bool stopping;
+    atomic_bool handing_over; /* a clean stop: first the others take the lead */
+    uint64_t hand_over_until_ns;
     atomic_bool ready;
     atomic_bool gone; /* the reactor has ended; what it did not run of the tasks is dropped */
 };
 
+/* The newest map known here, from the log or from another node, borrowed until the next round; NULL before there is
+ * one. */
+const struct map *node__map(const struct node *self);
+const char *node__map_text(const struct node *self);
+
+/* join.c: a node that is added to a running cluster asks its members whom they are and to be taken in. Blocks. */
+enum sluice_status join__ask(struct node *self, char *error, size_t error_size) SLUICE_MUST_CHECK;
+
+/* members.c: who else there is, what they know of the map, and telling them. */
+struct node__member *members__find(struct node *self, uint32_t id);
+/* NULL: there is no room for another, or no memory. */
+struct node__member *members__make(struct node *self, uint16_t id);
+enum sluice_status members__add_address(struct node__member *member, const char *address) SLUICE_MUST_CHECK;
+void members__free(struct node *self);
+void members__follow_map(struct node *self);
+void members__greet(struct node *self, struct node__member *member);
+void members__greet_all(struct node *self);
+/* A message between nodes that is not the shards' business. False: it is. */
+bool members__message(struct node *self, struct node__member *member, const void *data, size_t size);
+/* Tells the map to those that do not hold it. */
+void members__tell(struct node *self);
+/* A change of the map, from wherever this node stands. */
+void members__change(struct node *self, const char *json, size_t size);
+
 /* data.c: the data directory: who it belongs to, its lock, and the count of starts. */
 enum sluice_status data__open(struct node *self, char *error, size_t error_size) SLUICE_MUST_CHECK;
 void data__close(struct node *self);
+/* Keeps where the others are, so that a start finds them. */
+void data__keep_peers(struct node *self);
 /* Path below the data directory; heap. */
 char *data__path(const struct node *self, const char *name);
 
@@ -112,6 +156,14 @@ uint64_t links__client_pending(void *arg, void *link);
 enum sluice_status groups__open(struct node *self, char *error, size_t error_size) SLUICE_MUST_CHECK;
 void groups__follow_map(struct node *self);
 void groups__register(struct node *self, uint64_t now);
+/* Reports shards whose members are what the map wants, and offers the lead to whom the map prefers. */
+void groups__settle(struct node *self, uint64_t now);
+uint64_t groups__next_ns(const struct node *self);
+/* Does this node lead nothing that another one could lead? */
+bool groups__led_nothing(const struct node *self);
+/* host_env.members and host_env.installed. */
+void groups__installed(void *arg, uint32_t group, uint64_t epoch);
+void groups__members_changed(void *arg, uint32_t group, uint64_t epoch, uint64_t members);
 bool groups__owns(void *arg, uint32_t shard, const char *key, size_t size);
 void groups__caught_up(void *arg, uint32_t group, uint64_t epoch);
 enum sluice_status groups__map_apply(void *arg, const struct entry *entry, struct versions *versions,

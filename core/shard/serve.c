@@ -345,6 +345,7 @@ void serve__message(struct host *self, void *link, const struct wire_header *hea
         return;
     case WIRE_MAP:
     case WIRE_STATUS:
+    case WIRE_TRANSFER:
     case WIRE_LAMBDA_CHECK:
     case WIRE_LAMBDA_STATUS:
     case WIRE_LAMBDA_LOG:

@@ -15,12 +15,16 @@
 #include "core/lambda/lambda.h"
 #include "core/node/node.h"
 
-#define LIST_MAX 32
+#define LIST_MAX  126 /* two addresses for each node that there can be */
+#define TEXTS_MAX (3 * LIST_MAX + 16)
 
 struct settings {
     struct node_options node;
     const char *listen[LIST_MAX];
     const char *peers[LIST_MAX];
+    const char *join[LIST_MAX];
+    char *texts[TEXTS_MAX]; /* what the options point to, to be freed at the end */
+    size_t text_count;
     char error[1024];
     bool check;
 };
@@ -34,7 +38,8 @@ enum {
     OPTION_WORKERS,
     OPTION_FREE,
     OPTION_INPROCESS,
-    OPTION_NAME
+    OPTION_NAME,
+    OPTION_JOIN
 };
 
 static const struct argp_option options[] = {
@@ -47,6 +52,10 @@ static const struct argp_option options[] = {
      0},
     {"peer", 'p', "ID=ADDR", 0,
      "A member of the cluster and where to reach it; repeat it for each, this node among them", 0},
+    {"join", OPTION_JOIN, "ADDR", 0,
+     "Become a node of the running cluster whose member listens at ADDR; of the peers only this node's own is needed, "
+     "and only where the others reach it elsewhere than it listens; may be repeated. Does nothing once it has joined",
+     0},
     {"cluster-name", OPTION_NAME, "NAME", 0, "Names the cluster when it is founded (default: sluice)", 0},
     {"health", OPTION_HEALTH, "HOST:PORT", 0, "Answer /healthz and /readyz there", 0},
     {"cache-bytes", OPTION_CACHE, "N", 0, "Recent versions kept in memory (default: 268435456)", 0},
@@ -63,14 +72,16 @@ static const struct argp_option options[] = {
 
 static const char doc[] = "Runs one core node of a Sluice cluster.\v"
                           "Each option can also be given in the environment, which wins: SLUICE_ID, SLUICE_DATA, "
-                          "SLUICE_LISTEN and SLUICE_PEERS (comma separated), "
+                          "SLUICE_LISTEN, SLUICE_PEERS and SLUICE_JOIN (comma separated), "
                           "SLUICE_CLUSTER_NAME, SLUICE_HEALTH, SLUICE_CACHE_BYTES, SLUICE_VOLATILE_BYTES, "
                           "SLUICE_SEGMENT_BYTES, SLUICE_FREE_PERCENT, SLUICE_LAMBDA_WORKERS, "
                           "SLUICE_ALLOW_INPROCESS, SLUICE_LOG_LEVEL.\n\n"
                           "A cluster of three on one host:\n"
                           "  sluiced --id 1 --data n1 --listen shm:a --peer 1=shm:a --peer 2=shm:b --peer 3=shm:c\n"
                           "  sluiced --id 2 --data n2 --listen shm:b --peer 1=shm:a --peer 2=shm:b --peer 3=shm:c\n"
-                          "  sluiced --id 3 --data n3 --listen shm:c --peer 1=shm:a --peer 2=shm:b --peer 3=shm:c\n\n"
+                          "  sluiced --id 3 --data n3 --listen shm:c --peer 1=shm:a --peer 2=shm:b --peer 3=shm:c\n"
+                          "A fourth one for it:\n"
+                          "  sluiced --id 4 --data n4 --listen shm:d --join shm:a\n\n"
                           "Exit status: 0 stopped on request, 1 could not start or had to stop, 64 wrong options.";
 
 static bool fail(struct settings *settings, const char *name, const char *expected, const char *came)
@@ -112,12 +123,30 @@ static bool automatic_id(struct settings *settings)
     return true;
 }
 
+/* Kept until the end; NULL after an error was noted. */
+static const char *keep(struct settings *settings, const char *name, const char *text)
+{
+    char *copy = settings->text_count < TEXTS_MAX ? strdup(text) : NULL;
+    if (copy == NULL) {
+        (void)fail(settings, name, "fewer options", text);
+        return NULL;
+    }
+    settings->texts[settings->text_count++] = copy;
+    return copy;
+}
+
+static void free_texts(struct settings *settings)
+{
+    while (settings->text_count > 0)
+        free(settings->texts[--settings->text_count]);
+}
+
 static bool append(struct settings *settings, const char *name, const char **list, size_t *count, const char *text)
 {
     if (*count == LIST_MAX)
-        return fail(settings, name, "at most 32 of them", text);
-    list[(*count)++] = strdup(text);
-    return true;
+        return fail(settings, name, "at most 126 of them", text);
+    list[*count] = keep(settings, name, text);
+    return list[(*count)++] != NULL;
 }
 
 static bool split(struct settings *settings, const char *name, const char **list, size_t *count, const char *text)
@@ -143,15 +172,17 @@ static bool set(struct settings *settings, const char *name, const char *value)
             return false;
         node->id = (uint16_t)parsed;
     } else if (strcmp(name, "data") == 0) {
-        node->data_path = strdup(value);
+        return (node->data_path = keep(settings, name, value)) != NULL;
     } else if (strcmp(name, "listen") == 0) {
         return append(settings, name, settings->listen, &node->listen_count, value);
     } else if (strcmp(name, "peer") == 0) {
         return append(settings, name, settings->peers, &node->peer_count, value);
+    } else if (strcmp(name, "join") == 0) {
+        return append(settings, name, settings->join, &node->join_count, value);
     } else if (strcmp(name, "cluster-name") == 0) {
-        node->cluster_name = strdup(value);
+        return (node->cluster_name = keep(settings, name, value)) != NULL;
     } else if (strcmp(name, "health") == 0) {
-        node->health_address = strdup(value);
+        return (node->health_address = keep(settings, name, value)) != NULL;
     } else if (strcmp(name, "cache-bytes") == 0) {
         return number(settings, name, value, 1u << 20, UINT64_C(1) << 40, &node->cache_bytes);
     } else if (strcmp(name, "volatile-bytes") == 0) {
@@ -223,9 +254,12 @@ static bool from_environment(struct settings *settings)
         if (value != NULL && *value != '\0' && !set(settings, known[i].name, value))
             return false;
     }
-    const char *listen = getenv("SLUICE_LISTEN"), *peers = getenv("SLUICE_PEERS");
+    const char *listen = getenv("SLUICE_LISTEN"), *peers = getenv("SLUICE_PEERS"), *join = getenv("SLUICE_JOIN");
     if (listen != NULL && *listen != '\0' &&
         !split(settings, "SLUICE_LISTEN", settings->listen, &settings->node.listen_count, listen))
+        return false;
+    if (join != NULL && *join != '\0' &&
+        !split(settings, "SLUICE_JOIN", settings->join, &settings->node.join_count, join))
         return false;
     return peers == NULL || *peers == '\0' ||
            split(settings, "SLUICE_PEERS", settings->peers, &settings->node.peer_count, peers);
@@ -271,21 +305,14 @@ static int serve(struct node *node)
     return 0;
 }
 
-int main(int argc, char **argv)
+static int run(struct settings *settings)
 {
-    if (argc > 1 && strcmp(argv[1], "--lambda-check") == 0)
-        return lambda_check_main(argc, argv);
-    static const struct argp argp = {.options = options, .parser = parse, .doc = doc};
-    struct settings settings = {.node = {.size = sizeof(settings.node), .data_path = "sluice-data"}};
-    settings.node.listen = settings.listen;
-    settings.node.peers = settings.peers;
-    argp_parse(&argp, argc, argv, 0, NULL, &settings);
     char error[512];
-    if (!from_environment(&settings)) {
-        fprintf(stderr, "sluiced: %s\n", settings.error);
+    if (!from_environment(settings)) {
+        fprintf(stderr, "sluiced: %s\n", settings->error);
         return 64;
     }
-    if (settings.check) {
+    if (settings->check) {
         puts("the options are well-formed");
         return 0;
     }
@@ -296,12 +323,27 @@ int main(int argc, char **argv)
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
     struct node *node = NULL;
-    if (node_create(&settings.node, &node, error, sizeof(error)) != SLUICE_OK) {
+    if (node_create(&settings->node, &node, error, sizeof(error)) != SLUICE_OK) {
         fprintf(stderr, "sluiced: %s\n", error);
         return 1;
     }
     int result = serve(node);
     node_stop(node);
     node_destroy(node);
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--lambda-check") == 0)
+        return lambda_check_main(argc, argv);
+    static const struct argp argp = {.options = options, .parser = parse, .doc = doc};
+    static struct settings settings = {.node = {.size = sizeof(settings.node), .data_path = "sluice-data"}};
+    settings.node.listen = settings.listen;
+    settings.node.peers = settings.peers;
+    settings.node.join = settings.join;
+    argp_parse(&argp, argc, argv, 0, NULL, &settings);
+    int result = run(&settings);
+    free_texts(&settings);
     return result;
 }

@@ -505,7 +505,7 @@ Test(cluster, nodes_shards_leaders_and_lag_are_put_together)
     /* Two say that they lead; the higher ballot is right. */
     cr_assert_not_null(strstr(got.json, "\"id\":1,\"pool\":\"\",\"epoch\":1,\"leader\":2"));
     cr_assert_not_null(strstr(got.json, "\"stable\":\"40\",\"last\":\"90\",\"applied\":\"0\",\"lag\":40"));
-    cr_assert_not_null(strstr(got.json, "{\"node\":3,\"role\":\"unreachable\"}"));
+    cr_assert_not_null(strstr(got.json, "{\"node\":3,\"role\":\"unreachable\",\"wanted\":true}"));
     bed_close(&bed);
     got_free(&got);
 }
