@@ -59,7 +59,7 @@ sim_program := $(if $(call sources,tests/sim),$(out)/tests/sim/sim)
 check_library := $(out)/tests/libcheck.a
 test_programs := $(unit_programs) $(sim_program) $(out)/tests/linear $(addprefix $(out)/,$(single))
 
-.PHONY: all run deps test unit units tests sim sim-campaign coverage bench demo fuzz fuzzers libraries format clean help
+.PHONY: all run deps test unit units tests sim sim-campaign coverage mutants bench demo fuzz fuzzers libraries format clean help
 all: libraries $(programs) $(modules) ## build the programs and the example lambdas (the default)
 libraries: $(libraries)
 tests: $(test_programs) ## build every test program
@@ -163,6 +163,9 @@ sim-campaign: $(sim_program) ## run the simulator on ever new seeds for MINUTES=
 coverage: ## what the simulator reaches of core/consensus and core/shard (SEEDS=400)
 	@$(MAKE) --no-print-directory MODE=coverage $(BUILD)/coverage/tests/sim/sim
 	@exec nice tests/sim/coverage $(BUILD)/coverage $(SEEDS) $(STEPS)
+
+mutants: ## plant deliberate bugs one by one, and show that the simulators find them (ARGS="--quick NAME...")
+	@exec tests/sim/mutants/run $(BUILD) $(ARGS)
 
 bench: ## measure (ARGS= are handed on)
 	@scripts/deps build bench

@@ -2,6 +2,7 @@
  *
  * sim [--seed N] [--seeds COUNT | --minutes M] [--steps EVENTS] [--verbose] */
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -40,6 +41,14 @@ static double seconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+/* A broken invariant of the code ends the process where it stands; the seed is what brings it back. */
+static void aborted(int number)
+{
+    fprintf(stderr, "the seed that shows it again: %llu\n", COUNT(sim.seed));
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
@@ -67,6 +76,8 @@ int main(int argc, char **argv)
     if (minutes > 0)
         seeds = UINT64_MAX;
     log_set_level(LOG_LEVEL_NONE);
+    signal(SIGABRT, aborted);
+    signal(SIGSEGV, aborted);
     for (; done < seeds && (minutes <= 0 || seconds() - begin < 60 * minutes); done++) {
         sim_run_seed(seed + done, steps);
         sim_check_history();
