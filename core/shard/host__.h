@@ -42,8 +42,8 @@ struct host__reader {
     uint64_t next_revision;
     uint32_t next_operation;
     uint64_t after_time; /* entries up to this time are not wanted */
-    bool blocked; /* its sink is full */
-    bool dead;    /* to be freed at the end of the round */
+    bool blocked;        /* its sink is full */
+    bool dead;           /* to be freed at the end of the round */
     /* A client's watch. */
     void *link;
     uint64_t request_id;
@@ -101,6 +101,8 @@ struct host__recovered {
     size_t count, capacity;
 };
 
+#define PEER_SPEECHLESS UINT8_MAX
+
 struct host {
     struct host_env env;
     struct host_options options;
@@ -119,6 +121,7 @@ struct host {
     uint32_t ceiling_ticket_first, ceiling_ticket_count;
     uint64_t load_bytes; /* of all groups */
     bool peer_added[PAIRS_NODES_MAX];
+    uint8_t peer_version[PAIRS_NODES_MAX]; /* agreed with it; 0: nothing heard yet; PEER_SPEECHLESS: none */
     struct host_figures figures;
     struct paxos_effects effects; /* of the step under way */
     struct pairs_effects pairs_effects;
@@ -142,6 +145,8 @@ void group__tick_all(struct host *self);
 /* peers.c */
 /* Sends and persists what a call of pairs left in host.pairs_effects. */
 void peers__carry_out(struct host *self);
+/* parts[1] is what the header's checksum covers; parts[0] is filled in. */
+void peers__send(struct host *self, uint16_t node, struct peer_header *header, struct slice *parts, unsigned count);
 
 /* replica.c */
 void replica__step(struct replica *self, struct paxos_event *event, struct entry *entries,

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "api/wire.h"
 #include "core/base/crc.h"
 
 static uint32_t head_crc(const struct peer_header *self, const void *head)
@@ -30,7 +31,28 @@ void peer_pairs_write(const struct pairs_message *message, struct peer_pairs *ou
         .ceiling = message->ceiling,
         .defections = message->defections,
         .type = message->type,
+        .version_min = PEER_VERSION_MIN,
+        .version_max = PEER_VERSION,
     };
+}
+
+void peer_pairs_versions(const void *data, size_t size, uint8_t version, uint8_t *min, uint8_t *max)
+{
+    struct peer_pairs wire;
+    *min = *max = version;
+    if (size < sizeof(wire))
+        return;
+    memcpy(&wire, data, sizeof(wire));
+    if (wire.version_max == 0)
+        return;
+    *min = wire.version_min;
+    *max = wire.version_max;
+}
+
+uint8_t peer_version_agreed(uint8_t min, uint8_t max)
+{
+    uint8_t high = max < PEER_VERSION ? max : PEER_VERSION;
+    return high >= min && high >= PEER_VERSION_MIN ? high : 0;
 }
 
 enum sluice_status peer_pairs_read(const void *data, size_t size, uint64_t time, struct pairs_message *out)
@@ -145,4 +167,89 @@ enum sluice_status peer_paxos_read(const void *data, size_t size, uint32_t group
         };
     }
     return offset == size ? SLUICE_OK : SLUICE_INVALID;
+}
+
+/* ---- Snapshots and repair ---- */
+
+enum sluice_status peer_snapshot_read(const void *data, size_t size, struct peer_snapshot *out)
+{
+    if (size < sizeof(*out))
+        return SLUICE_INVALID;
+    memcpy(out, data, sizeof(*out));
+    bool bare = size == sizeof(*out) && out->count == 0;
+    switch (out->type) {
+    case PEER_SNAPSHOT_BEGIN:
+    case PEER_SNAPSHOT_CANCEL:
+    case PEER_SNAPSHOT_FINISH:
+        return bare ? SLUICE_OK : SLUICE_INVALID;
+    case PEER_SNAPSHOT_ENTRIES:
+        return out->first > 0 && out->first <= out->upto ? SLUICE_OK : SLUICE_INVALID;
+    case PEER_SNAPSHOT_FACTS:
+        return SLUICE_OK;
+    default:
+        return SLUICE_INVALID;
+    }
+}
+
+enum sluice_status peer_snapshot_ack_read(const void *data, size_t size, struct peer_snapshot_ack *out)
+{
+    if (size != sizeof(*out))
+        return SLUICE_INVALID;
+    memcpy(out, data, sizeof(*out));
+    return sluice_status_known(out->status) ? SLUICE_OK : SLUICE_INVALID;
+}
+
+enum sluice_status peer_snapshot_entry(const void *data, size_t size, size_t *offset, struct entry *out,
+                                       uint64_t *versions, uint32_t *version_count)
+{
+    struct peer_made made;
+    enum sluice_status status = entry_take(data, size, offset, out);
+    if (status != SLUICE_OK)
+        return status;
+    status = SLUICE_INVALID;
+    if (size - *offset < sizeof(made))
+        goto fail;
+    memcpy(&made, (const uint8_t *)data + *offset, sizeof(made));
+    *offset += sizeof(made);
+    if (made.count > WIRE_OPERATIONS_MAX || made.count > (size - *offset) / sizeof(*versions))
+        goto fail;
+    memcpy(versions, (const uint8_t *)data + *offset, made.count * sizeof(*versions));
+    *offset += made.count * sizeof(*versions);
+    *version_count = made.count;
+    return SLUICE_OK;
+
+fail:
+    buf_unref(out->body);
+    out->body = NULL;
+    return status;
+}
+
+enum sluice_status peer_snapshot_fact(const void *data, size_t size, size_t *offset, struct slice *name,
+                                      struct slice *value)
+{
+    struct peer_fact fact;
+    if (size - *offset < sizeof(fact))
+        return SLUICE_INVALID;
+    memcpy(&fact, (const uint8_t *)data + *offset, sizeof(fact));
+    size_t rest = size - *offset - sizeof(fact);
+    if (fact.name_size == 0 || fact.name_size > PEER_FACT_NAME_BYTES_MAX ||
+        fact.value_size > PEER_FACT_VALUE_BYTES_MAX || wire_pad((size_t)fact.name_size + fact.value_size) > rest)
+        return SLUICE_INVALID;
+    const uint8_t *bytes = (const uint8_t *)data + *offset + sizeof(fact);
+    *name = (struct slice){bytes, fact.name_size};
+    *value = (struct slice){bytes + fact.name_size, fact.value_size};
+    *offset += sizeof(fact) + wire_pad((size_t)fact.name_size + fact.value_size);
+    return SLUICE_OK;
+}
+
+enum sluice_status peer_entry_read(const void *data, size_t size, struct entry *out)
+{
+    size_t offset = 0;
+    enum sluice_status status = entry_take(data, size, &offset, out);
+    if (status == SLUICE_OK && offset != size) {
+        buf_unref(out->body);
+        out->body = NULL;
+        status = SLUICE_INVALID;
+    }
+    return status;
 }

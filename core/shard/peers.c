@@ -23,7 +23,7 @@ void peers__carry_out(struct host *self)
             continue;
         }
         struct peer_header header = {
-            .magic = PEER_MAGIC, .version = PEER_VERSION, .kind = PEER_PAIRS, .time = self->clock.last};
+            .magic = PEER_MAGIC, .version = PEER_VERSION_MIN, .kind = PEER_PAIRS, .time = self->clock.last};
         struct peer_pairs body;
         peer_pairs_write(&effect->message, &body);
         peer_header_seal(&header, &body, sizeof(body));
@@ -54,6 +54,34 @@ void host_peer_down(struct host *self, uint16_t node, bool proof)
     group__tick_all(self);
 }
 
+void peers__send(struct host *self, uint16_t node, struct peer_header *header, struct slice *parts, unsigned count)
+{
+    if (self->peer_version[node] == PEER_SPEECHLESS)
+        return;
+    header->magic = PEER_MAGIC;
+    header->version = self->peer_version[node] == 0 ? PEER_VERSION_MIN : self->peer_version[node];
+    header->time = self->clock.last;
+    peer_header_seal(header, parts[1].data, parts[1].size);
+    parts[0] = (struct slice){header, sizeof(*header)};
+    self->figures.peer_messages++;
+    self->env.send_peer(self->env.arg, node, parts, count);
+}
+
+/* A beat says what its sender understands. */
+static void agree_on_version(struct host *self, uint16_t from, const struct peer_header *header, const uint8_t *body,
+                             size_t size)
+{
+    uint8_t min, max;
+    peer_pairs_versions(body, size, header->version, &min, &max);
+    uint8_t agreed = peer_version_agreed(min, max);
+    if (agreed == 0 && self->peer_version[from] != PEER_SPEECHLESS)
+        LOG_ERROR("shard",
+                  "node %u speaks the peer protocol's versions %u to %u, this node %u to %u: they can't work together; "
+                  "upgrade the older one, a release at a time",
+                  from, min, max, PEER_VERSION_MIN, PEER_VERSION);
+    self->peer_version[from] = agreed == 0 ? PEER_SPEECHLESS : agreed;
+}
+
 static void receive_paxos(struct host *self, uint16_t from, const struct peer_header *header, const uint8_t *body,
                           size_t size)
 {
@@ -81,6 +109,9 @@ static void receive_pairs(struct host *self, uint16_t from, const struct peer_he
                           size_t size)
 {
     struct pairs_message message;
+    agree_on_version(self, from, header, body, size);
+    if (self->peer_version[from] == PEER_SPEECHLESS)
+        return;
     enum sluice_status status = peer_pairs_read(body, size, header->time, &message);
     uint64_t incarnation = self->pairs.peers[from].incarnation;
     if (status == SLUICE_OK)
@@ -103,9 +134,12 @@ void host_peer_message(struct host *self, uint16_t from, const void *data, size_
         return;
     }
     memcpy(&header, data, sizeof(header));
-    if (header.magic != PEER_MAGIC || header.version != PEER_VERSION) {
-        LOG_WARN("shard", "node %u speaks peer protocol version %u, this node speaks %u; upgrade one of them", from,
-                 header.version, PEER_VERSION);
+    if (header.magic != PEER_MAGIC || header.version < PEER_VERSION_MIN || header.version > PEER_VERSION) {
+        /* Damage on the way looks the same, so nothing but a beat changes what is known of the peer. */
+        LOG_WARN("shard",
+                 "node %u sent a message of the peer protocol's version %u, this node speaks %u to %u; if it goes on, "
+                 "upgrade the older one, a release at a time",
+                 from, header.version, PEER_VERSION_MIN, PEER_VERSION);
         return;
     }
     if (peer_header_check(&header, bytes + sizeof(header), size - sizeof(header)) != SLUICE_OK) {
@@ -145,9 +179,7 @@ void host_map_change(struct host *self, const char *json, size_t size)
     uint16_t leader = replica->paxos.leader;
     if (leader == 0 || leader == self->options.pairs.node)
         return;
-    struct peer_header header = {
-        .magic = PEER_MAGIC, .version = PEER_VERSION, .kind = PEER_MAP_CHANGE, .time = self->clock.last};
-    peer_header_seal(&header, json, size);
-    const struct slice parts[2] = {{&header, sizeof(header)}, {json, size}};
-    self->env.send_peer(self->env.arg, leader, parts, 2);
+    struct peer_header header = {.kind = PEER_MAP_CHANGE};
+    struct slice parts[2] = {[1] = {json, size}};
+    peers__send(self, leader, &header, parts, 2);
 }

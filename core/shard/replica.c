@@ -111,11 +111,7 @@ static void effect_rewrite(struct replica *self, const struct paxos_effect *effe
 static void effect_send(struct replica *self, uint16_t node, const struct paxos_message *message)
 {
     static const uint8_t padding[8];
-    struct peer_header header = {.magic = PEER_MAGIC,
-                                 .version = PEER_VERSION,
-                                 .kind = PEER_PAXOS,
-                                 .group = self->group,
-                                 .time = self->host->clock.last};
+    struct peer_header header = {.kind = PEER_PAXOS, .group = self->group};
     struct peer_paxos body;
     struct slice parts[2 + 3 * PAXOS_MESSAGE_ENTRIES_MAX];
     struct entry_header headers[PAXOS_MESSAGE_ENTRIES_MAX];
@@ -149,14 +145,10 @@ static void effect_send(struct replica *self, uint16_t node, const struct paxos_
         }
     }
     body.entry_count = gathered;
-    peer_header_seal(&header, &body, sizeof(body));
-    parts[0] = (struct slice){&header, sizeof(header)};
     parts[1] = (struct slice){&body, sizeof(body)};
     /* A message that lost its first value says nothing. */
-    if (gathered > 0 || message->entry_count == 0) {
-        self->host->figures.peer_messages++;
-        self->host->env.send_peer(self->host->env.arg, node, parts, count);
-    }
+    if (gathered > 0 || message->entry_count == 0)
+        peers__send(self->host, node, &header, parts, count);
     for (uint32_t i = 0; i < gathered; i++)
         buf_unref(entries[i].body);
 }
