@@ -26,12 +26,13 @@ static void print(const struct sim_totals *totals)
            "%llu partitions, %llu pauses, %llu clock jumps, %llu damaged frames, %llu torn writes, "
            "%llu failed writes, %llu recycled segments, %llu cuts, %llu events watched, %llu watches resumed, %llu "
            "links broken, "
-           "%llu writes repeated",
+           "%llu writes repeated, %llu effects of lambdas (%llu tried again), %llu cursors moved",
            COUNT(totals->operations), COUNT(totals->acknowledged), COUNT(totals->reads), COUNT(totals->unknown),
            COUNT(totals->crashes), COUNT(totals->elections), COUNT(totals->partitions), COUNT(totals->pauses),
            COUNT(totals->jumps), COUNT(totals->corrupted), COUNT(totals->torn), COUNT(totals->write_errors),
            COUNT(totals->recycled), COUNT(totals->cuts), COUNT(totals->events), COUNT(totals->resumed),
-           COUNT(totals->links_broken), COUNT(totals->repeated));
+           COUNT(totals->links_broken), COUNT(totals->repeated), COUNT(totals->effects), COUNT(totals->effects_again),
+           COUNT(totals->cursors));
 }
 
 static double seconds(void)

@@ -52,10 +52,9 @@ static void env_control(void *arg, void *link, const struct wire_header *header,
 
 static void env_role(void *arg, uint32_t group, uint64_t epoch, bool leading)
 {
-    (void)arg;
-    (void)group;
     (void)epoch;
     sim.totals.elections += leading;
+    sim_lambda_role(arg, group, leading);
 }
 
 /* Stands for the map group: admits at once, which is the hardest case for the rule that leads here. */
@@ -90,6 +89,7 @@ void sim_node_round(struct sim_node *node)
 {
     host_tick(node->host);
     host_flush(node->host);
+    sim_lambda_round(node);
     sim_check_node(node);
     uint64_t now = sim_monotonic(node), next = host_next_ns(node->host);
     uint64_t delay = next <= now ? 1000 : next - now > NS_PER_S ? NS_PER_S : next - now;
@@ -187,6 +187,7 @@ void sim_node_start(struct sim_node *node)
             sim_fail("node %u cannot open group %u", node->id, group);
         node->checked[group] = 0;
     }
+    sim_lambda_start(node);
     sim_node_round(node);
 }
 
@@ -196,6 +197,7 @@ void sim_node_crash(struct sim_node *node)
     node->up = false;
     sim.totals.crashes++;
     sim_links_of_node(node);
+    sim_lambda_stop(node);
     sim_disk_crash(node);
     for (size_t i = 0; i < node->held.count; i++) {
         free(node->held.items[i]->data);
@@ -211,4 +213,5 @@ void sim_node_free(struct sim_node *node)
     if (node->up)
         sim_node_crash(node);
     sim_disk_free(node);
+    free(node->lambda);
 }

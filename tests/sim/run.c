@@ -28,6 +28,7 @@ static void draw(void)
     sim.group_count = 1 + (uint32_t)random_below(&sim.random, SIM_GROUPS_MAX);
     sim.client_count = 2 + (uint32_t)random_below(&sim.random, SIM_CLIENTS_MAX - 1);
     sim.user_count = (uint32_t)random_below(&sim.random, SIM_USERS_MAX + 1);
+    sim.lambdas = random_below(&sim.random, 3) == 0;
     sim.memory_only = random_below(&sim.random, 4) == 0;
     sim.real_log = random_below(&sim.random, 3) == 0;
     sim.faults = (struct sim_faults){
@@ -183,6 +184,9 @@ void sim_run_seed(uint64_t seed, uint64_t steps)
     sim.client_count = 0;
     sim.ending = true;
     run_in_peace(2 * NS_PER_S);
+    for (uint32_t more = 0; more < 20 && !sim_check_lambdas(false); more++)
+        run_in_peace(2 * NS_PER_S);
+    (void)sim_check_lambdas(true);
 }
 
 void sim_clear(void)
@@ -192,6 +196,7 @@ void sim_clear(void)
         sim_node_free(&sim.nodes[id]);
     for (uint32_t i = 0; i < SIM_CLIENTS_MAX; i++)
         free(sim.clients[i].now);
+    sim_links_free();
     sim_world_free();
     sim_map_free();
     bool verbose = sim.verbose;

@@ -49,6 +49,7 @@ struct sim_event {
 /* Where a process ends that is to end. */
 enum sim_crash_point { SIM_CRASH_NOW, SIM_CRASH_IN_WRITE, SIM_CRASH_AFTER_WRITE };
 
+struct sim_lambda;
 struct sim_node {
     uint32_t id; /* 1 … */
     bool up;
@@ -58,6 +59,7 @@ struct sim_node {
     int64_t drift_ppm;
     int64_t skew_ns;
     struct host *host;
+    struct sim_lambda *lambda;
     struct sim_disk disk;
     bool wake_set;
     uint64_t wake_at;
@@ -110,7 +112,7 @@ struct sim_client {
 struct sim_totals {
     uint64_t operations, acknowledged, reads, unknown, steps; /* steps: of the search for an order */
     uint64_t crashes, partitions, pauses, elections, jumps, corrupted, torn, recycled, write_errors, links_broken,
-        repeated, cuts, events, resumed;
+        repeated, cuts, events, resumed, effects, effects_again, cursors;
 };
 
 struct sim {
@@ -120,6 +122,7 @@ struct sim {
     uint32_t node_count, group_count, client_count;
     uint32_t user_count;
     bool memory_only, healing, ending;
+    bool lambdas;  /* feeds, cursors and effects */
     bool real_log; /* core/versions' own segments over a simulated device, instead of a list of records */
     struct sim_node nodes[SIM_NODES_MAX + 1];
     bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to; 0: users */
@@ -127,6 +130,7 @@ struct sim {
     struct fabric_link *links;
     struct map *map;
     char *map_json;
+    uint64_t handled[SIM_GROUPS_MAX + 1]; /* by lambdas, on any node */
     struct sim_cut cuts[SIM_CUTS_MAX];
     size_t cut_count;
     struct sim_log logs[SIM_GROUPS_MAX + 1];
@@ -189,6 +193,15 @@ void sim_note(const struct sim_operation *operation);
 size_t sim_key_name(uint32_t key, char out[16]);
 /* SIM_KEYS: none of ours. */
 uint32_t sim_key_number(const char *key, size_t size);
+
+/* lambdas.c */
+void sim_lambda_start(struct sim_node *node);
+void sim_lambda_stop(struct sim_node *node);
+void sim_lambda_role(struct sim_node *node, uint32_t group, bool leading);
+void sim_lambda_round(struct sim_node *node);
+/* Each event had its effect once, in order, as far as effects have come. False: some are still to come; with `complete`
+ * that is a failure. */
+bool sim_check_lambdas(bool complete);
 
 /* map.c */
 void sim_map_make(void);

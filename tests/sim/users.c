@@ -307,5 +307,4 @@ void sim_users_free(void)
         if (user->now == now)
             free(now);
     }
-    sim_links_free();
 }
