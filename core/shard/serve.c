@@ -329,9 +329,12 @@ static void serve_map_change(struct replica *self, void *link, const struct wire
 
 void serve__message(struct host *self, void *link, const struct wire_header *header, const uint8_t *body)
 {
-    /* A client's clock may lead ours a little; more than that must not drag the cluster's time along. */
-    uint64_t wall = self->env.realtime_ns(self->env.arg);
-    if (header->time > wall + HLC_AHEAD_MAX_NS || header->after > wall + HLC_AHEAD_MAX_NS) {
+    /* A client's clock may lead ours a little; more than that must not drag the cluster's time along. What this node
+     * has seen already drags nothing. */
+    uint64_t bound = self->env.realtime_ns(self->env.arg) + HLC_AHEAD_MAX_NS;
+    if (bound < self->clock.last)
+        bound = self->clock.last;
+    if (header->time > bound || header->after > bound) {
         serve__text(self, link, header, SLUICE_INVALID,
                     "the request's time lies more than 500 ms ahead of this node's clock; set the clocks");
         return;
