@@ -62,7 +62,8 @@ void election__leave_for(struct step *step, uint64_t ballot)
 
 /* The promised ballot's owner may hold a lease here that this replica's vote would break. It counts on this replica
  * only once that has acknowledged the ballot with an ACCEPTED; a ballot that was merely promised, to a candidate that
- * may never lead, binds nobody. */
+ * may never lead, binds nobody. A process that is fresh cannot tell what its former one acknowledged and granted: until
+ * that has run out, its own first ACCEPTED proves nothing. */
 static bool protected_from(const struct paxos *self, uint16_t candidate, uint64_t now)
 {
     uint16_t owner = paxos_ballot_node(self->promised);
@@ -72,11 +73,11 @@ static bool protected_from(const struct paxos *self, uint16_t candidate, uint64_
         return self->role == PAXOS_LEADER && self->quorum_lost_ns == 0;
     if (self->pairs->peers[owner].dead)
         return false;
-    if (self->acknowledged != self->promised)
-        return pairs_fresh(self->pairs, now);
     if (self->leader == owner && self->leader_incarnation < self->pairs->peers[owner].incarnation)
         return false; /* another process speaks for that node by now, and it does not lead */
-    return pairs_grant_runs(self->pairs, owner, now);
+    if (pairs_fresh(self->pairs, now))
+        return true;
+    return self->acknowledged == self->promised && pairs_grant_runs(self->pairs, owner, now);
 }
 
 /* ---- Standing ---- */

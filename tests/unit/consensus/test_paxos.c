@@ -208,6 +208,27 @@ Test(paxos, a_voter_promises_nobody_else_while_its_grant_to_the_leader_runs)
     cr_assert_eq(pairs.peers[2].defections, 1);
 }
 
+/* Its former process may have granted a lease that it cannot know of, and no beat has come since. */
+Test(paxos, a_restarted_voter_promises_nobody_else_for_a_lease_even_once_it_has_acknowledged_its_leader)
+{
+    const struct pairs_options fresh = pairs.options;
+    pairs_init(&pairs, &fresh, now, 0);
+    pairs_set_member(&pairs, 2, true);
+    pairs_set_member(&pairs, 3, true);
+    cr_assert_eq(receive(accept(2, 5, 1, 1)), SLUICE_OK);
+    persist();
+    cr_assert_not_null(sent(2, PAXOS_ACCEPTED));
+    struct paxos_message prepare = from(3, PAXOS_PREPARE, ballot(9, 3));
+    prepare.first = 1;
+    now += 299 * MS;
+    cr_assert_eq(receive(prepare), SLUICE_OK);
+    cr_assert_not_null(sent(3, PAXOS_REJECT));
+    now += 2 * MS;
+    cr_assert_eq(receive(prepare), SLUICE_OK);
+    persist();
+    cr_assert_not_null(sent(3, PAXOS_PROMISE));
+}
+
 Test(paxos, a_new_leader_adopts_the_value_of_the_highest_ballot)
 {
     cr_assert_eq(receive(accept(2, 1, 1, 1)), SLUICE_OK);
