@@ -252,7 +252,8 @@ void sluice_cluster(struct sluice_client *client, const struct sluice_call *call
 void sluice_node_change(struct sluice_client *client, const struct sluice_call *call, const char *change,
                         const char *json, sluice_done done, void *arg);
 /* Moves the lead: {"shard"?, "from"?, "to"?}: of that shard or of all, where `from` leads, to `to` or any member.
- * Answers {"shards": [{"shard", "from", "to"}]} of those whose leaders have begun to hand over. */
+ * Answers {"shards": [{"shard", "from", "to"}]} of those whose leaders have begun to hand over: none where everything
+ * is so already, or `to` is no member. */
 void sluice_transfer(struct sluice_client *client, const struct sluice_call *call, const char *json, sluice_done done,
                      void *arg);
 

@@ -155,7 +155,10 @@ bool sluice_wait(struct sluice_client *client, const volatile bool *done, uint32
 
 bool sluice_ready(const struct sluice_client *client)
 {
-    return client->map != NULL && client->peers_up >= client->map->node_count / 2 + 1;
+    size_t members = 0;
+    for (size_t i = 0; client->map != NULL && i < client->map->node_count; i++)
+        members += client->map->nodes[i].state == MAP_NODE_UP || client->map->nodes[i].state == MAP_NODE_DRAINING;
+    return client->map != NULL && client->peers_up >= members / 2 + 1;
 }
 
 uint64_t sluice_time_ns(const struct sluice_client *client)

@@ -111,13 +111,6 @@ static void transfer_told(struct gather *gather)
     json_t *shards = json_array();
     for (size_t i = 0; i < gather->count; i++)
         json_array_extend(shards, json_object_get(gather->nodes[i].json, "shards"));
-    if (json_array_size(shards) == 0) {
-        job__fail(&self->job, SLUICE_CONFLICT,
-                  "nothing was to be moved: no such shard is led by a node that can be reached, or the node that is to "
-                  "lead is none of its members, or leads it already");
-        json_decref(shards);
-        return;
-    }
     json_t *document = json_pack("{s:O}", "shards", shards);
     char *text = document == NULL ? NULL : json_dumps(document, JSON_COMPACT);
     json_decref(document);
@@ -129,9 +122,37 @@ static void transfer_told(struct gather *gather)
     free(text);
 }
 
+static bool transfer_names_what_is_there(struct transfer_job *self)
+{
+    const struct map *map = self->job.client->map;
+    json_t *document = json_loads(self->text, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *shard = json_object_get(document, "shard");
+    bool good = json_is_object(document);
+    if (!good)
+        job__fail(&self->job, SLUICE_INVALID, "a JSON object was expected");
+    if (good && json_integer_value(shard) != MAP_GROUP &&
+        map_shard_find(map, (uint32_t)json_integer_value(shard)) == NULL) {
+        job__fail(&self->job, SLUICE_NOT_FOUND, "there is no such shard");
+        good = false;
+    }
+    static const char *const nodes[] = {"from", "to"};
+    for (size_t i = 0; good && i < 2; i++) {
+        const json_t *node = json_object_get(document, nodes[i]);
+        const struct map_node *found = node == NULL ? NULL : map_node_find(map, (uint16_t)json_integer_value(node));
+        if (node == NULL || (found != NULL && found->state != MAP_NODE_GONE))
+            continue;
+        job__fail(&self->job, SLUICE_NOT_FOUND, "there is no such node");
+        good = false;
+    }
+    json_decref(document);
+    return good;
+}
+
 static void transfer_go(struct job *job)
 {
     struct transfer_job *self = (struct transfer_job *)job;
+    if (!transfer_names_what_is_there(self))
+        return;
     if (!gather__start(&self->gather, job, WIRE_TRANSFER, self->text, strlen(self->text), transfer_told))
         job__fail(job, SLUICE_MEMORY, "no memory for the request");
 }

@@ -48,13 +48,13 @@ struct operation {
     void (*run)(struct request *request);
 };
 
-enum tail_kind { TAIL_NONE, TAIL_KEY, TAIL_POOL, TAIL_LAMBDA };
+enum tail_kind { TAIL_NONE, TAIL_KEY, TAIL_POOL, TAIL_LAMBDA, TAIL_NODE };
 #define ROUTE_OPERATIONS_MAX 3
 struct route {
     enum metrics_route id;
     const char *path; /* with TAIL_…, what comes before the tail */
     enum tail_kind tail;
-    const char *suffix; /* after a lambda's name; NULL: none */
+    const char *suffix; /* after a name or a number; NULL: none */
     struct operation operations[ROUTE_OPERATIONS_MAX];
 };
 /* Finds the route of an encoded path; `tail` is what the route leaves to read, still encoded. NULL: there is none. */
@@ -240,6 +240,11 @@ void lambda__delete(struct request *request);
 void lambda__enable(struct request *request);
 void lambda__disable(struct request *request);
 void lambda__log(struct request *request);
+bool nodes__check(struct request *request);
+void nodes__add(struct request *request);
+void nodes__remove(struct request *request);
+void nodes__replace(struct request *request);
+void nodes__transfer(struct request *request);
 bool status__check(struct request *request);
 void status__cluster(struct request *request);
 void status__health(struct request *request);

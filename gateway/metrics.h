@@ -22,6 +22,10 @@
     X(LAMBDA_ENABLE, "/v1/lambdas/{name}/enable")                                                                      \
     X(LAMBDA_DISABLE, "/v1/lambdas/{name}/disable")                                                                    \
     X(LAMBDA_LOG, "/v1/lambdas/{name}/log")                                                                            \
+    X(NODES, "/v1/cluster/nodes")                                                                                      \
+    X(NODE, "/v1/cluster/nodes/{id}")                                                                                  \
+    X(NODE_REPLACE, "/v1/cluster/nodes/{id}/replace")                                                                  \
+    X(TRANSFER, "/v1/cluster/transfer")                                                                                \
     X(CLUSTER, "/v1/cluster")                                                                                          \
     X(HEALTH, "/healthz")                                                                                              \
     X(READY, "/readyz")                                                                                                \

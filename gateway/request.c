@@ -178,6 +178,13 @@ static bool read_tail(struct request *request, const char *tail, size_t size)
         reply__problem(request, SLUICE_INVALID, "a lambda's name is 1 to 255 bytes of UTF-8 without a slash");
         return false;
     }
+    if (kind == TAIL_NODE) {
+        uint64_t id = 0;
+        if (parse_u64(decoded, length, &id) && id >= 1 && id <= 63)
+            return true;
+        reply__problem(request, SLUICE_INVALID, "a node's number lies between 1 and 63");
+        return false;
+    }
     if (length > 0 && decoded[0] == '/') {
         request->key++;
         request->key_size--;

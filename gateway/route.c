@@ -11,6 +11,7 @@ static const char *const history_parameters[] = {"from", "to", "clock", "limit",
 static const char *const batch_parameters[] = {"ack", NULL};
 static const char *const watch_parameters[] = {"key", "prefix", "glob", "regex", "from", "data", NULL};
 static const char *const delete_pool_parameters[] = {"force", NULL};
+static const char *const remove_node_parameters[] = {"force", NULL};
 static const char *const upload_parameters[] = {"name", NULL};
 
 /* The longer path first where one begins with another. */
@@ -82,6 +83,26 @@ static const struct route routes[] = {
      NULL,
      {{METHOD_GET, BODY_NONE, none, false, lambda__check, lambda__get},
       {METHOD_POST, BODY_LAMBDA, upload_parameters, false, lambda__check_upload, lambda__upload}}},
+    {METRICS_NODE_REPLACE,
+     "/v1/cluster/nodes/",
+     TAIL_NODE,
+     "/replace",
+     {{METHOD_POST, BODY_JSON, none, false, nodes__check, nodes__replace}}},
+    {METRICS_NODE,
+     "/v1/cluster/nodes/",
+     TAIL_NODE,
+     NULL,
+     {{METHOD_DELETE, BODY_NONE, remove_node_parameters, false, nodes__check, nodes__remove}}},
+    {METRICS_NODES,
+     "/v1/cluster/nodes",
+     TAIL_NONE,
+     NULL,
+     {{METHOD_POST, BODY_JSON, none, false, nodes__check, nodes__add}}},
+    {METRICS_TRANSFER,
+     "/v1/cluster/transfer",
+     TAIL_NONE,
+     NULL,
+     {{METHOD_POST, BODY_JSON, none, false, nodes__check, nodes__transfer}}},
     {METRICS_CLUSTER,
      "/v1/cluster",
      TAIL_NONE,
@@ -110,7 +131,7 @@ const struct route *route__match(const char *path, size_t size, const char **tai
             continue;
         *tail = path + length;
         *tail_size = size - length - suffix;
-        if (route->tail == TAIL_LAMBDA && memchr(*tail, '/', *tail_size) != NULL)
+        if ((route->tail == TAIL_LAMBDA || route->tail == TAIL_NODE) && memchr(*tail, '/', *tail_size) != NULL)
             continue;
         return route;
     }

@@ -63,7 +63,7 @@ static enum sluice_status add_shards(struct map *map, struct map_pool *pool, siz
         *shard = (struct map_shard){.id = map->next_shard++, .epoch = 1, .pool = pool_index};
         pool->shards[pool->shard_count++] = shard->id;
     }
-    return members__place_new(map, first);
+    return membership__place_new(map, first);
 }
 
 /* ---- Bootstrap ---- */
@@ -502,17 +502,17 @@ static enum sluice_status dispatch(struct edit *edit)
         return SLUICE_OK;
     }
     if (strcmp(name, "node_register") == 0)
-        return members__register(edit);
+        return membership__register(edit);
     if (strcmp(name, "node_add") == 0)
-        return members__add(edit);
+        return membership__add(edit);
     if (strcmp(name, "node_remove") == 0)
-        return members__remove(edit);
+        return membership__remove(edit);
     if (strcmp(name, "node_replace") == 0)
-        return members__replace(edit);
+        return membership__replace(edit);
     if (strcmp(name, "shards_settled") == 0)
-        return members__settled(edit);
+        return membership__settled(edit);
     if (strcmp(name, "shard_admit") == 0)
-        return members__admit(edit);
+        return membership__admit(edit);
     if (strcmp(name, "pool_begin") == 0)
         return apply_pool_begin(edit);
     if (strcmp(name, "pool_live") == 0)

@@ -19,13 +19,13 @@ __attribute__((format(printf, 3, 4))) void change__refuse(struct edit *edit, enu
 bool change__number(const json_t *value, uint64_t *out);
 
 /* members.c: nodes come and go, and with them the wanted placement. */
-enum sluice_status members__register(struct edit *edit) SLUICE_MUST_CHECK;
-enum sluice_status members__add(struct edit *edit) SLUICE_MUST_CHECK;
-enum sluice_status members__remove(struct edit *edit) SLUICE_MUST_CHECK;
-enum sluice_status members__replace(struct edit *edit) SLUICE_MUST_CHECK;
-enum sluice_status members__settled(struct edit *edit) SLUICE_MUST_CHECK;
-enum sluice_status members__admit(struct edit *edit) SLUICE_MUST_CHECK;
+enum sluice_status membership__register(struct edit *edit) SLUICE_MUST_CHECK;
+enum sluice_status membership__add(struct edit *edit) SLUICE_MUST_CHECK;
+enum sluice_status membership__remove(struct edit *edit) SLUICE_MUST_CHECK;
+enum sluice_status membership__replace(struct edit *edit) SLUICE_MUST_CHECK;
+enum sluice_status membership__settled(struct edit *edit) SLUICE_MUST_CHECK;
+enum sluice_status membership__admit(struct edit *edit) SLUICE_MUST_CHECK;
 /* Replicas for shards that are new, from `first` on: the others stay where they are. */
-enum sluice_status members__place_new(struct map *map, size_t first) SLUICE_MUST_CHECK;
+enum sluice_status membership__place_new(struct map *map, size_t first) SLUICE_MUST_CHECK;
 
 #endif

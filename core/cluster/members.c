@@ -115,7 +115,7 @@ static enum sluice_status replan(struct edit *edit, uint16_t old, uint16_t new)
     return SLUICE_OK;
 }
 
-enum sluice_status members__place_new(struct map *map, size_t first)
+enum sluice_status membership__place_new(struct map *map, size_t first)
 {
     struct placement_shard *placements = calloc(map->shard_count + 1, sizeof(*placements));
     if (placements == NULL)
@@ -243,7 +243,7 @@ static void read_levels(const struct edit *edit, uint16_t *low, uint16_t *high)
     *high = (uint16_t)most;
 }
 
-enum sluice_status members__register(struct edit *edit)
+enum sluice_status membership__register(struct edit *edit)
 {
     struct map *map = edit->next;
     uint64_t id = 0, incarnation = 0;
@@ -287,7 +287,7 @@ enum sluice_status members__register(struct edit *edit)
     return arrives ? replan(edit, 0, 0) : SLUICE_OK;
 }
 
-enum sluice_status members__admit(struct edit *edit)
+enum sluice_status membership__admit(struct edit *edit)
 {
     uint64_t id = 0, node = 0, incarnation = 0;
     if (!change__number(json_object_get(edit->document, "shard"), &id) ||
@@ -376,7 +376,7 @@ static struct map_node *declare(struct edit *edit, const char *field, enum sluic
     return *status == SLUICE_OK ? node : NULL;
 }
 
-enum sluice_status members__add(struct edit *edit)
+enum sluice_status membership__add(struct edit *edit)
 {
     enum sluice_status status;
     if (!level_reached(edit))
@@ -442,7 +442,7 @@ static struct map_node *named(struct edit *edit, const char *field)
     return node;
 }
 
-enum sluice_status members__remove(struct edit *edit)
+enum sluice_status membership__remove(struct edit *edit)
 {
     if (!level_reached(edit))
         return SLUICE_OK;
@@ -460,7 +460,7 @@ enum sluice_status members__remove(struct edit *edit)
     return status != SLUICE_OK || edit->change->outcome != SLUICE_OK ? status : reply(edit, node, NULL);
 }
 
-enum sluice_status members__replace(struct edit *edit)
+enum sluice_status membership__replace(struct edit *edit)
 {
     enum sluice_status status;
     if (!level_reached(edit))
@@ -483,8 +483,9 @@ enum sluice_status members__replace(struct edit *edit)
         return SLUICE_OK;
     }
     uint16_t new_id = new->id;
+    bool had_places = (usable_nodes(edit->next) & bit(old_id)) != 0;
     node_of(edit->next, old_id)->state = MAP_NODE_DRAINING;
-    status = replan(edit, old_id, new_id);
+    status = had_places ? replan(edit, old_id, new_id) : SLUICE_OK;
     finish_drains(edit->next);
     if (status != SLUICE_OK || edit->change->outcome != SLUICE_OK)
         return status;
@@ -511,7 +512,7 @@ static bool settle(struct map *map, const json_t *item)
     return true;
 }
 
-enum sluice_status members__settled(struct edit *edit)
+enum sluice_status membership__settled(struct edit *edit)
 {
     size_t i;
     const json_t *item;

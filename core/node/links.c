@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "core/node/node__.h"
-#include "core/shard/peer.h"
 
 #define DIAL_BACKOFF_MIN_NS (10 * NS_PER_MS)
 #define DIAL_BACKOFF_MAX_NS (500 * NS_PER_MS)
@@ -81,17 +80,6 @@ static void peer_up(struct node *self, struct fabric_link *link)
         LOG_WARN("node", "node %u is no member of this cluster as far as is known here; its link was refused",
                  peer->node);
         if (member != NULL && member->dialing == link)
-            member->dialing = NULL;
-        fabric_link_close(link);
-        return;
-    }
-    /* The handshake's features are the versions of the peers' protocol that both sides speak, a bit each. */
-    if ((peer->features >> PEER_VERSION & 1) == 0) {
-        LOG_WARN("node",
-                 "node %u does not speak version %u of the protocol between nodes; its link was refused: bring "
-                 "both to the same release",
-                 peer->node, PEER_VERSION);
-        if (member->dialing == link)
             member->dialing = NULL;
         fabric_link_close(link);
         return;

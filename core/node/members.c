@@ -8,7 +8,7 @@
 #include "core/shard/peer.h"
 
 /* Kinds of peer messages that are between nodes, above those of the shards. */
-enum members_kind { MEMBERS_GREETING = 64, MEMBERS_MAP = 65 };
+enum members_kind { MEMBERS_GREETING = PEER_KIND_NODE, MEMBERS_MAP };
 
 /* Sent when a link comes up, and again when what it says has changed. Frozen layout, little-endian. */
 struct members_greeting {
@@ -117,7 +117,7 @@ static void send_to(struct node *self, struct node__member *member, uint8_t kind
                     const void *body, size_t body_size)
 {
     struct peer_header header = {
-        .magic = PEER_MAGIC, .version = PEER_VERSION, .kind = kind, .time = host_time(self->host)};
+        .magic = PEER_MAGIC, .version = PEER_VERSION_MIN, .kind = kind, .time = host_time(self->host)};
     peer_header_seal(&header, head, head_size);
     const struct slice parts[3] = {{&header, sizeof(header)}, {head, head_size}, {body, body_size}};
     links__send_peer(self, member->id, parts, body_size == 0 ? 2 : 3);
@@ -217,7 +217,8 @@ bool members__message(struct node *self, struct node__member *member, const void
     memcpy(&header, data, sizeof(header));
     const uint8_t *body = (const uint8_t *)data + sizeof(header);
     size -= sizeof(header);
-    if (header.magic != PEER_MAGIC || header.version != PEER_VERSION || header.kind < MEMBERS_GREETING)
+    if (header.magic != PEER_MAGIC || header.version < PEER_VERSION_MIN || header.version > PEER_VERSION ||
+        header.kind < PEER_KIND_NODE)
         return false;
     if (peer_header_check(&header, body, size) != SLUICE_OK || header.head_size != size) {
         LOG_WARN("node", "node %u sent a damaged message; it was dropped", member->id);

@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "core/node/node__.h"
-#include "core/shard/peer.h"
 
 #define POLL_BUDGET    512u
 #define TASKS_MAX      4096u
@@ -286,10 +285,7 @@ static enum sluice_status open_fabric(struct node *self, char *error, size_t err
 {
     struct fabric_options options = {
         .size = sizeof(options),
-        .identity = {.role = FABRIC_ROLE_NODE,
-                     .node = self->options.id,
-                     .incarnation = self->identity.incarnation,
-                     .features = UINT64_C(1) << PEER_VERSION},
+        .identity = {.role = FABRIC_ROLE_NODE, .node = self->options.id, .incarnation = self->identity.incarnation},
         .spin_ns = UINT32_MAX,
     };
     memcpy(options.identity.cluster, self->identity.cluster, sizeof(options.identity.cluster));

@@ -132,7 +132,7 @@ def check(result, code, out=None, err=None):
     return result
 
 
-COMMANDS = [["put"], ["get"], ["rm"], ["ls"], ["history"], ["watch"], ["snapshot"], ["cluster"], ["up"],
+COMMANDS = [["put"], ["get"], ["rm"], ["ls"], ["history"], ["watch"], ["snapshot"], ["cluster"], ["up"], *[["cluster", name] for name in ("add", "remove", "replace", "transfer")],
             *[["pool", name] for name in ("ls", "get", "put", "rm")], *[["lambda", name] for name in ("ls", "get", "put", "rm", "enable", "disable", "log")]]
 
 
@@ -394,16 +394,46 @@ def test_a_lambda_is_uploaded_whole_and_steered_by_its_name():
 
 
 def test_cluster_shows_who_leads_and_who_is_behind_or_away():
-    document = {"nodes": [{"id": 1, "state": "up", "uptime_ms": 93784000, "peers": [{"node": 2, "connected": True}, {"node": 3, "connected": False}],
-                           "storage": {"free_bytes": "1073741824", "total_bytes": "2147483648", "state": "ok"}}, {"id": 2, "state": "unreachable"}],
+    document = {"nodes": [{"id": 1, "state": "up", "membership": "up", "uptime_ms": 93784000, "peers": [{"node": 2, "connected": True}, {"node": 3, "connected": False}],
+                           "storage": {"free_bytes": "1073741824", "total_bytes": "2147483648", "state": "ok"}}, {"id": 2, "state": "unreachable", "membership": "draining"}],
                 "shards": [{"id": 4, "pool": "", "epoch": 1, "leader": 1, "stable": "18446744073709551615",
                             "replicas": [{"node": 1, "role": "leader", "lag": 0}, {"node": 2, "role": "unreachable"}, {"node": 3, "role": "follower", "lag": 14}]},
                            {"id": 5, "pool": "farm", "epoch": 2, "leader": 0, "replicas": []}]}
     with Server(answer(document)) as server:
         lines = [line.split() for line in check(server.sluice("cluster"), 0).stdout.decode().splitlines()]
-        assert ["1", "up", "1d", "2h", "2", "1.0", "GiB", "2.0", "GiB", "ok"] in lines and ["2", "unreachable", "-", "-", "-", "-", "-"] in lines, lines
+        assert ["1", "up", "up", "1d", "2h", "2", "1.0", "GiB", "2.0", "GiB", "ok"] in lines and ["2", "unreachable", "draining", "-", "-", "-", "-", "-"] in lines, lines
         assert ["4", "/", "1", "1", "18446744073709551615", "1,", "2", "(unreachable),", "3", "(14", "behind)"] in lines and ["5", "farm", "none", "2", "-", "-"] in lines, lines
         assert json.loads(check(server.sluice("cluster", "--json"), 0).stdout) == document
+
+
+def test_cluster_shows_who_learns_and_who_leaves():
+    document = {"nodes": [], "shards": [{"id": 4, "pool": "", "epoch": 1, "leader": 1, "stable": "9", "moving": True, "replicas": [
+        {"node": 1, "role": "leader", "wanted": True, "member": True, "learner": False, "lag": 0},
+        {"node": 4, "role": "learner", "wanted": True, "member": False, "learner": True, "lag": 7},
+        {"node": 2, "role": "unreachable", "wanted": False, "member": True, "learner": False}]}]}
+    with Server(answer(document)) as server:
+        check(server.sluice("cluster"), 0, "1, 4 (learner, 7 behind), 2 (unreachable, leaving)")
+
+
+def test_cluster_changes_its_members():
+    def sent(reply, *arguments, out=None, status=200):
+        with Server(answer(reply, status)) as server:
+            check(server.sluice("cluster", *arguments), 0, out)
+            request = server.requests[-1]
+            return request[0], request[1], json.loads(request[3] or b"null")
+
+    joining = {"node": 4, "state": "joining", "shards_moving": 0}
+    assert sent(joining, "add", out="sluiced --id 4", status=201) == ("POST", "/v1/cluster/nodes", {})
+    assert sent(joining, "add", "4", "--address", "tcp:h:1", status=201) == ("POST", "/v1/cluster/nodes", {"id": 4, "addresses": ["tcp:h:1"]})
+    assert sent({"node": 2, "state": "draining", "shards_moving": 6}, "remove", "2", out="6 shards move") == ("DELETE", "/v1/cluster/nodes/2", None)
+    assert sent({"node": 2, "state": "gone", "shards_moving": 0}, "remove", "2", "--force", out="gone")[1] == "/v1/cluster/nodes/2?force=true"
+    assert sent({**joining, "replaces": 3}, "replace", "3", out="takes the places of node 3") == ("POST", "/v1/cluster/nodes/3/replace", {})
+    assert sent({**joining, "replaces": 3}, "replace", "3", "--with", "6")[2] == {"with": 6}
+    moved = {"shards": [{"shard": 5, "from": 2, "to": 0}]}
+    assert sent(moved, "transfer", "--from", "2", out="any") == ("POST", "/v1/cluster/transfer", {"from": 2})
+    assert sent({"shards": []}, "transfer", "--shard", "0", "--to", "1", out="nothing")[2] == {"shard": 0, "to": 1}
+    for wrong in (["add", "64"], ["remove"], ["replace", "x"], ["transfer"], ["transfer", "3"], ["add", "4", "--address", "here"]):
+        check(sluice("cluster", *wrong), 2)
 
 
 def test_a_full_output_is_an_error():

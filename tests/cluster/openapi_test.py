@@ -40,7 +40,7 @@ def resolve(node):
 def operation_of(method, path):
     best = None
     for template, item in DOCUMENT["paths"].items():
-        pattern = re.sub(r"\{key\}|\{prefix\}", ".+", re.sub(r"\{name\}", "[^/]+", template))
+        pattern = re.sub(r"\{key\}|\{prefix\}", ".+", re.sub(r"\{name\}|\{id\}", "[^/]+", template))
         if method.lower() in item and re.fullmatch(pattern, path) and (best is None or len(template) > len(best[0])):
             best = (template, item[method.lower()])
     return best
@@ -207,6 +207,34 @@ def lambdas(port):
     call(port, "DELETE", "/v1/lambdas/none", 404)
 
 
+def members(port):
+    """A cluster of one node, to which others are declared that never come."""
+    call(port, "POST", "/v1/cluster/nodes", 201, b'{"id":2,"addresses":["tcp:127.0.0.1:1"]}', JSON)
+    call(port, "POST", "/v1/cluster/nodes", 201, b"{}", JSON)
+    call(port, "POST", "/v1/cluster/nodes", 409, b'{"id":1}', JSON)
+    for bad in (b'{"id":64}', b'{"id":"2"}', b'{"addresses":["here"]}', b'{"addresses":{}}', b'{"node":2}', b"[]", b"{"):
+        call(port, "POST", "/v1/cluster/nodes", 400, bad, JSON)
+    call(port, "POST", "/v1/cluster/nodes/3/replace", 200, b"{}", JSON)
+    call(port, "POST", "/v1/cluster/nodes/9/replace", 404, b"{}", JSON)
+    call(port, "POST", "/v1/cluster/nodes/2/replace", 409, b'{"with":2}', JSON)
+    call(port, "POST", "/v1/cluster/nodes/2/replace", 400, b'{"by":2}', JSON)
+    call(port, "POST", "/v1/cluster/nodes/x/replace", 400, b"{}", JSON)
+    for node in (2, 4):
+        call(port, "DELETE", f"/v1/cluster/nodes/{node}", 200)
+    call(port, "DELETE", "/v1/cluster/nodes/4", 404)
+    call(port, "DELETE", "/v1/cluster/nodes/1", 409)
+    call(port, "DELETE", "/v1/cluster/nodes/64", 400)
+    call(port, "DELETE", "/v1/cluster/nodes/2?force=perhaps", 400)
+    call(port, "POST", "/v1/cluster/transfer", 200, b'{"shard":1,"to":1}', JSON)
+    call(port, "POST", "/v1/cluster/transfer", 404, b'{"shard":99999}', JSON)
+    call(port, "POST", "/v1/cluster/transfer", 404, b'{"to":9}', JSON)
+    for bad in (b"{}", b'{"shard":-1}', b'{"to":0}', b"7"):
+        call(port, "POST", "/v1/cluster/transfer", 400, bad, JSON)
+    for path in ("nodes", "nodes/1/replace", "transfer"):
+        call(port, "POST", f"/v1/cluster/{path}", 413, headers=(*JSON, "Content-Length: 99999999999"), seconds=3)
+        call(port, "POST", f"/v1/cluster/{path}", 415, b"<x/>", ("Content-Type: application/xml",))
+
+
 def service(port):
     call(port, "GET", "/v1/cluster", 200)
     call(port, "GET", "/v1/cluster?x=1", 400)
@@ -220,7 +248,7 @@ def service(port):
 def refusals(port, foreign):
     """Every operation without a token, with a foreign origin, and with a token that may not."""
     for template, item in DOCUMENT["paths"].items():
-        path = template.replace("{key}", "farm/cow").replace("{prefix}", "fast").replace("{name}", "hello")
+        path = template.replace("{key}", "farm/cow").replace("{prefix}", "fast").replace("{name}", "hello").replace("{id}", "2")
         path += "?prefix=farm/" if template == "/v1/watch" else ""
         for method, operation in item.items():
             if method not in ("get", "head", "put", "delete", "post"):
@@ -268,7 +296,7 @@ def missing():
 
 def main():
     with Cluster(nodes=1) as cluster:
-        for part in (objects, many, pools, lambdas, service):
+        for part in (objects, many, pools, lambdas, members, service):
             part(cluster.http_port)
         with guarded(cluster) as port:
             refusals(port, cluster.http_port)

@@ -694,6 +694,24 @@ void sluice_cluster(struct sluice_client *client, const struct sluice_call *requ
     control(client, SLUICE_OK, "{\"nodes\":[],\"shards\":[]}", done, arg);
 }
 
+void sluice_node_change(struct sluice_client *client, const struct sluice_call *request, const char *change,
+                        const char *json, sluice_done done, void *arg)
+{
+    char text[1024];
+    (void)request;
+    snprintf(text, sizeof(text), "{\"change\":\"%s\",\"asked\":%s}", change, json);
+    control(client, SLUICE_OK, text, done, arg);
+}
+
+void sluice_transfer(struct sluice_client *client, const struct sluice_call *request, const char *json,
+                     sluice_done done, void *arg)
+{
+    char text[1024];
+    (void)request;
+    snprintf(text, sizeof(text), "{\"asked\":%s}", json);
+    control(client, SLUICE_OK, text, done, arg);
+}
+
 bool sluice_ready(const struct sluice_client *client)
 {
     (void)client;
