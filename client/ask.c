@@ -518,7 +518,14 @@ static void answered(struct ask *self, struct peer *peer, const struct reply *re
         }
         break;
     case SLUICE_DEADLINE:
-        /* An entry past its deadline was not applied, and neither can one sent earlier be by now. */
+        /* A leader refuses what comes too late before it looks at what came earlier: an attempt that was lost may stand
+         * in the log, with a time before the deadline. */
+        if (self->writes && self->maybe_applied) {
+            ask__fail(
+                self, SLUICE_OUTCOME_UNKNOWN,
+                "the write was repeated until its deadline; it may have been applied: repeat it with the same key");
+            return;
+        }
         if (self->writes) {
             ask__fail(self, SLUICE_UNAVAILABLE,
                       "the write reached its shard after the deadline; nothing was applied, try again");
