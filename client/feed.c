@@ -82,8 +82,8 @@ static void take_progress(struct feed *self, uint64_t closed)
 {
     if (closed > self->closed)
         self->closed = closed;
-    /* Whatever was handed over before it is no later than it. */
-    if (self->time > self->closed)
+    /* Whatever was handed over before it is no later than it, also where that time is not known. */
+    if (self->time == CLIENT_NEVER)
         self->time = self->closed;
     watch__closed_moved(self->watch);
 }

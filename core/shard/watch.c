@@ -157,9 +157,11 @@ static void pump_reader(struct host__reader *reader, uint64_t now)
     bytes_free(&body);
     if (reader->dead)
         return;
-    if (reader->next_revision > applied)
+    /* Progress says that nothing earlier will come. A new leader that has not applied yet what the reader saw elsewhere
+     * can't say so: its closed time is older than that. */
+    if (reader->next_revision == applied + 1 && reader->next_operation == 0)
         pump_progress(reader, now);
-    else if (!full)
+    else if (!full && reader->next_revision <= applied)
         replica->host->next_tick_ns = now; /* more to read: go on in the next round */
     if (reader->is_feed && reader->feed.passed != NULL && reader->next_revision - 1 > reader->passed_sent) {
         reader->passed_sent = reader->next_revision - 1;

@@ -53,6 +53,8 @@ void sim_check_node(struct sim_node *node)
 {
     for (uint32_t group = 1; group <= sim.group_count; group++) {
         struct replica *replica = host__replica(node->host, group);
+        if (replica == NULL)
+            continue;
         uint64_t applied = versions_applied(replica->versions, NULL);
         if (applied < node->checked[group])
             sim_fail("the stable prefix of node %u in group %u went back", node->id, group);
@@ -74,7 +76,7 @@ void sim_check_leases(void)
         uint32_t holder = 0;
         for (uint32_t id = 1; id <= sim.node_count; id++) {
             const struct sim_node *node = &sim.nodes[id];
-            if (!node->up || sim.now < node->paused_until ||
+            if (!node->up || sim.now < node->paused_until || !sim_holds(node, group) ||
                 !paxos_lease_valid(&host__replica(node->host, group)->paxos, sim_monotonic(node)))
                 continue;
             if (holder != 0)
@@ -170,6 +172,8 @@ void sim_check_end(void)
 {
     for (uint32_t group = 1; group <= sim.group_count; group++)
         for (uint32_t id = 1; id <= sim.node_count; id++) {
+            if (!(sim.placement[group].wanted >> id & 1))
+                continue;
             uint64_t applied = versions_applied(host__replica(sim.nodes[id].host, group)->versions, NULL);
             if (applied != sim.logs[group].count)
                 sim_fail("liveness: node %u stands at revision %llu of %llu in group %u, long after the last fault", id,
@@ -181,6 +185,8 @@ void sim_check_end(void)
             continue;
         for (uint32_t id = 1; id <= sim.node_count; id++) {
             struct versions *versions = host_group_versions(sim.nodes[id].host, operation->group);
+            if (!(sim.placement[operation->group].wanted >> id & 1))
+                continue;
             if (operation->kind <= SIM_DELETE)
                 check_written(versions, operation);
             else if (operation->kind == SIM_GET_AT)

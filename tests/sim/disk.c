@@ -184,10 +184,12 @@ static struct sim_store *store_of(struct sim_node *node, uint32_t group)
 void sim_disk_store(struct sim_node *node)
 {
     for (uint32_t group = 1; node->disk.wal != NULL && !sim.memory_only && group <= sim.group_count; group++) {
+        if (!sim_holds(node, group))
+            continue;
         struct sim_store *store = store_of(node, group);
         struct versions *versions = host_group_versions(node->host, group);
         uint64_t applied = versions_applied(versions, NULL);
-        while (store->count < applied) {
+        while (!sim.keep_versions && store->count < applied) {
             if (store->count == store->capacity) {
                 store->capacity = store->capacity == 0 ? 256 : 2 * store->capacity;
                 store->entries = realloc(store->entries, store->capacity * sizeof(*store->entries));
@@ -199,6 +201,14 @@ void sim_disk_store(struct sim_node *node)
         }
         wal_release(node->disk.wal, group, applied);
     }
+}
+
+void sim_disk_forget(struct sim_node *node, uint32_t group)
+{
+    struct sim_store *store = store_of(node, group);
+    for (size_t i = 0; i < store->count; i++)
+        buf_unref(store->entries[i].body);
+    store->count = 0;
 }
 
 struct versions *sim_disk_versions(struct sim_node *node, uint32_t group)

@@ -56,6 +56,8 @@ uint64_t sim_disk_submit(void *arg);
 struct versions *sim_disk_versions(struct sim_node *node, uint32_t group);
 /* The store takes what is applied; the log may forget it. */
 void sim_disk_store(struct sim_node *node);
+/* The group is given up here. */
+void sim_disk_forget(struct sim_node *node, uint32_t group);
 /* The process has ended; of what was on its way some part may have reached the disk. */
 void sim_disk_crash(struct sim_node *node);
 void sim_disk_free(struct sim_node *node);

@@ -319,10 +319,12 @@ static int by_revision(const void *a, const void *b)
     return left->operation < right->operation ? -1 : left->operation > right->operation;
 }
 
-static void history_of(uint32_t node, const char *key, size_t size, versions_visit visit, struct outputs *outputs)
+/* As any node that holds it shows it. */
+static void history_of(const char *key, size_t size, versions_visit visit, struct outputs *outputs)
 {
+    uint32_t group = sim_group_of(key, size), node = (uint32_t)__builtin_ctzll(sim.placement[group].wanted);
     const struct versions_span span = {.version_to = UINT64_MAX, .time_to = UINT64_MAX, .values = true};
-    struct versions *versions = host_group_versions(sim.nodes[node].host, sim_group_of(key, size));
+    struct versions *versions = host_group_versions(sim.nodes[node].host, group);
     enum sluice_status status = versions_history(versions, (struct slice){key, size}, &span, visit, outputs);
     if (status != SLUICE_OK && status != SLUICE_NOT_FOUND)
         sim_fail("the history of %s cannot be read: %s", key, sluice_status_text(status));
@@ -336,11 +338,11 @@ static bool check_group(uint32_t group, bool complete)
     for (uint32_t number = 0; number < SIM_KEYS; number++) {
         size_t size = sim_key_name(number, key);
         if (sim_group_of(key, size) == group && handled_key(key, size))
-            history_of(1, key, size, collect_event, &events);
+            history_of(key, size, collect_event, &events);
     }
     if (events.count > 0)
         qsort(events.items, events.count, sizeof(*events.items), by_revision);
-    history_of(1, key, output_name(group, key), collect, &outputs);
+    history_of(key, output_name(group, key), collect, &outputs);
     for (size_t i = 0; i < outputs.count; i++)
         if (i >= events.count || by_revision(&outputs.items[i], &events.items[i]) != 0)
             sim_fail("a lambda's effect %zu in shard %u is of event %llu.%u, not %llu.%u: not once each, in order", i,

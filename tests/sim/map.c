@@ -13,16 +13,15 @@ static const char *address_of(uint32_t node)
 
 static void fill_shard(struct map_shard *shard, uint32_t id)
 {
-    *shard = (struct map_shard){.id = id, .epoch = 1, .replica_count = sim.node_count};
-    for (uint32_t i = 0; i < sim.node_count; i++) {
-        shard->replicas[i].node = (uint16_t)(1 + (id + i) % sim.node_count);
-        shard->replicas[i].incarnation = 1;
-        shard->founders |= UINT64_C(1) << shard->replicas[i].node;
-    }
+    uint16_t wanted[PAXOS_REPLICAS_MAX];
+    *shard = (struct map_shard){.id = id, .epoch = 1, .replica_count = sim_wanted(id, wanted)};
+    for (uint32_t i = 0; i < shard->replica_count; i++)
+        shard->replicas[i] = (struct map_replica){.node = wanted[i], .incarnation = 1};
+    shard->founders = id == MAP_GROUP ? map_wanted(shard) : sim.placement[id].founders;
 }
 
 /* Strings are borrowed: map_format copies what it needs. */
-void sim_map_make(void)
+static void make(uint64_t epoch)
 {
     struct map_node nodes[SIM_NODES_MAX] = {0};
     char *addresses[SIM_NODES_MAX];
@@ -46,10 +45,10 @@ void sim_map_make(void)
     struct map_pool pool = {.prefix = root,
                             .kind = sim.memory_only ? MAP_POOL_VOLATILE : MAP_POOL_PERSISTENT,
                             .state = MAP_POOL_LIVE,
-                            .replicas = sim.node_count,
+                            .replicas = sim.replica_count,
                             .shards = numbers,
                             .shard_count = sim.group_count};
-    struct map map = {.epoch = 1,
+    struct map map = {.epoch = epoch,
                       .cluster = SIM_CLUSTER,
                       .level = MAP_LEVEL,
                       .next_shard = sim.group_count + 1,
@@ -65,6 +64,19 @@ void sim_map_make(void)
         sim_fail("the simulator's map is none: %s", error);
     for (uint32_t i = 0; i < sim.node_count; i++)
         free(addresses[i]);
+}
+
+void sim_map_make(void)
+{
+    sim.placement[MAP_GROUP].wanted = UINT64_C(2); /* nobody asks the map group of a simulation */
+    make(1);
+}
+
+void sim_map_change(void)
+{
+    uint64_t epoch = sim.map->epoch + 1;
+    sim_map_free();
+    make(epoch);
 }
 
 uint32_t sim_group_of(const char *key, size_t size)

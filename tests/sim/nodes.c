@@ -174,19 +174,9 @@ void sim_node_start(struct sim_node *node)
     host_start(node->host);
     for (uint32_t id = 1; id <= sim.node_count; id++)
         host_peer_add(node->host, (uint16_t)id);
-    for (uint32_t group = 1; group <= sim.group_count; group++) {
-        struct host_group description = {.group = group,
-                                         .epoch = 1,
-                                         .replica_count = sim.node_count,
-                                         .memory_only = sim.memory_only,
-                                         .amnesiac = sim.memory_only && node->incarnation > 1};
-        description.versions = sim_disk_versions(node, group);
-        for (uint32_t i = 0; i < sim.node_count; i++)
-            description.replicas[i] = (uint16_t)(1 + (group + i) % sim.node_count);
-        if (host_group_add(node->host, &description) != SLUICE_OK)
-            sim_fail("node %u cannot open group %u", node->id, group);
-        node->checked[group] = 0;
-    }
+    for (uint32_t group = 1; group <= sim.group_count; group++)
+        if (sim_holds(node, group))
+            sim_open_group(node, group);
     sim_lambda_start(node);
     sim_node_round(node);
 }
@@ -198,6 +188,13 @@ void sim_node_crash(struct sim_node *node)
     sim.totals.crashes++;
     sim_links_of_node(node);
     sim_lambda_stop(node);
+    for (uint32_t group = 1; sim.keep_versions && group <= sim.group_count; group++) {
+        struct replica *replica = host__replica(node->host, group);
+        if (replica == NULL)
+            continue;
+        node->kept[group] = replica->versions;
+        replica->versions = NULL;
+    }
     sim_disk_crash(node);
     for (size_t i = 0; i < node->held.count; i++) {
         free(node->held.items[i]->data);
@@ -213,5 +210,7 @@ void sim_node_free(struct sim_node *node)
     if (node->up)
         sim_node_crash(node);
     sim_disk_free(node);
+    for (uint32_t group = 1; group <= SIM_GROUPS_MAX; group++)
+        versions_destroy(node->kept[group]);
     free(node->lambda);
 }

@@ -28,9 +28,11 @@ static void draw(void)
     sim.group_count = 1 + (uint32_t)random_below(&sim.random, SIM_GROUPS_MAX);
     sim.client_count = 2 + (uint32_t)random_below(&sim.random, SIM_CLIENTS_MAX - 1);
     sim.user_count = (uint32_t)random_below(&sim.random, SIM_USERS_MAX + 1);
+    sim.replica_count = sim.node_count == 5 && random_below(&sim.random, 2) == 0 ? 3 : sim.node_count;
     sim.lambdas = random_below(&sim.random, 3) == 0;
     sim.memory_only = random_below(&sim.random, 4) == 0;
     sim.real_log = random_below(&sim.random, 3) == 0;
+    sim.keep_versions = !sim.memory_only && random_below(&sim.random, 4) == 0;
     sim.faults = (struct sim_faults){
         .lose = maybe(100000),
         .twice = maybe(100000),
@@ -72,15 +74,15 @@ static void restart(struct sim_event *event)
 /* A volatile pool keeps its word while a quorum of processes survives, and asks no more of the simulator. */
 bool sim_may_crash(void)
 {
-    uint32_t whole = 0;
-    for (uint32_t id = 1; id <= sim.node_count; id++) {
-        const struct sim_node *node = &sim.nodes[id];
-        bool memory = node->up;
-        for (uint32_t group = 1; memory && group <= sim.group_count; group++)
-            memory = !host__replica(node->host, group)->paxos.options.amnesiac;
-        whole += memory;
+    for (uint32_t group = 1; sim.memory_only && group <= sim.group_count; group++) {
+        uint32_t whole = 0, all = (uint32_t)__builtin_popcountll(sim.placement[group].members);
+        for (uint32_t id = 1; id <= sim.node_count; id++)
+            whole += sim.nodes[id].up && sim_holds(&sim.nodes[id], group) &&
+                     !host__replica(sim.nodes[id].host, group)->paxos.options.amnesiac;
+        if (whole <= all / 2 + 1)
+            return false;
     }
-    return !sim.memory_only || whole > sim.node_count / 2 + 1;
+    return true;
 }
 
 bool sim_crash(struct sim_node *node)
@@ -132,6 +134,12 @@ static void fault_tick(struct sim_event *event)
             sim.totals.jumps++;
         }
     }
+    if (sim_fault(sim.faults.members))
+        sim_placement_change();
+    if (sim.faults.members != 0)
+        sim_placement_tick();
+    if (sim_fault(sim.faults.transfer))
+        sim_transfer();
     if (sim_fault(sim.faults.partition))
         partition();
     else if (random_below(&sim.random, 100) == 0)
@@ -156,6 +164,7 @@ void sim_run_seed(uint64_t seed, uint64_t steps)
     sim.seed = seed;
     sim.steps = steps;
     draw();
+    sim_placement_draw();
     sim_map_make();
     for (uint32_t id = 1; id <= sim.node_count; id++)
         sim_node_start(&sim.nodes[id]);

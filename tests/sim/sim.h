@@ -24,6 +24,8 @@
 struct sim_faults {
     uint32_t lose, twice, late; /* frames */
     uint32_t corrupt;           /* bits of a frame flip */
+    uint32_t members;           /* the placement of a group changes, per fault tick */
+    uint32_t transfer;          /* a leader hands over, per fault tick */
     uint32_t crash;             /* per fault tick (10 ms) and node */
     uint32_t partition;         /* per fault tick */
     uint32_t pause;             /* a process stands still for up to 2 s */
@@ -60,6 +62,8 @@ struct sim_node {
     int64_t skew_ns;
     struct host *host;
     struct sim_lambda *lambda;
+    struct versions *kept[SIM_GROUPS_MAX + 1]; /* while it is down: what its store held */
+    bool lost;                                 /* its log was found damaged: it begins without a vote */
     struct sim_disk disk;
     bool wake_set;
     uint64_t wake_at;
@@ -68,6 +72,14 @@ struct sim_node {
         struct sim_event *items[4096];
         size_t count;
     } held; /* what arrived while it stood still */
+};
+
+/* Where a group's replicas are: masks of nodes. */
+struct sim_placement {
+    uint64_t wanted, founders;
+    uint64_t members;  /* as the log chose them last */
+    uint64_t held;     /* who has the group's data */
+    uint64_t rejoined; /* who came later than the group's beginning */
 };
 
 /* The one log that all replicas of a group must hold. */
@@ -113,6 +125,7 @@ struct sim_totals {
     uint64_t operations, acknowledged, reads, unknown, steps; /* steps: of the search for an order */
     uint64_t crashes, partitions, pauses, elections, jumps, corrupted, torn, recycled, write_errors, links_broken,
         repeated, cuts, events, resumed, effects, effects_again, cursors;
+    uint64_t placements, member_changes, transfers, snapshots, damaged;
 };
 
 struct sim {
@@ -120,10 +133,11 @@ struct sim {
     struct random random;
     struct sim_faults faults;
     uint32_t node_count, group_count, client_count;
-    uint32_t user_count;
+    uint32_t user_count, replica_count;
     bool memory_only, healing, ending;
-    bool lambdas;  /* feeds, cursors and effects */
-    bool real_log; /* core/versions' own segments over a simulated device, instead of a list of records */
+    bool keep_versions; /* the store has everything that was applied when a process ends; else what it took in time */
+    bool lambdas;       /* feeds, cursors and effects */
+    bool real_log;      /* core/versions' own segments over a simulated device, instead of a list of records */
     struct sim_node nodes[SIM_NODES_MAX + 1];
     bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to; 0: users */
     struct sim_user users[SIM_USERS_MAX], *user;    /* user: whose turn it is */
@@ -134,6 +148,7 @@ struct sim {
     struct sim_cut cuts[SIM_CUTS_MAX];
     size_t cut_count;
     struct sim_log logs[SIM_GROUPS_MAX + 1];
+    struct sim_placement placement[SIM_GROUPS_MAX + 1];
     struct sim_client clients[SIM_CLIENTS_MAX];
     struct sim_operation *history;
     size_t history_count, history_capacity;
@@ -203,8 +218,20 @@ void sim_lambda_round(struct sim_node *node);
  * that is a failure. */
 bool sim_check_lambdas(bool complete);
 
+/* placement.c */
+void sim_placement_draw(void);
+void sim_placement_change(void);
+void sim_placement_tick(void);
+void sim_transfer(void);
+uint32_t sim_wanted(uint32_t group, uint16_t nodes[PAXOS_REPLICAS_MAX]);
+bool sim_holds(const struct sim_node *node, uint32_t group);
+void sim_open_group(struct sim_node *node, uint32_t group);
+void sim_members_chosen(uint32_t group, uint64_t members);
+
 /* map.c */
 void sim_map_make(void);
+/* The placement has changed. */
+void sim_map_change(void);
 void sim_map_free(void);
 uint32_t sim_group_of(const char *key, size_t size);
 uint32_t sim_group_of_key(uint32_t key);

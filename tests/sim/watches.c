@@ -159,15 +159,19 @@ void sim_check_users(void)
 {
     for (uint32_t key = 0; key < SIM_KEYS; key++) {
         uint32_t group = sim_group_of_key(key);
+        bool watched = false;
         for (uint32_t id = 1; id <= sim.node_count; id++) {
+            if (!(sim.placement[group].wanted >> id & 1))
+                continue;
             struct versions *versions = host_group_versions(sim.nodes[id].host, group);
             for (size_t i = 0; versions != NULL && i < sim.cut_count; i++)
                 if (!cut_shows(versions, key, &sim.cuts[i]))
                     sim_fail("a cut showed version %llu of key %u, and node %u shows version %llu at the same time now",
                              (unsigned long long)sim.cuts[i].versions[key], key, id,
                              (unsigned long long)version_at(versions, key, sim.cuts[i].at));
-            for (uint32_t i = 0; versions != NULL && id == 1 && i < sim.user_count; i++)
+            for (uint32_t i = 0; versions != NULL && !watched && i < sim.user_count; i++)
                 check_watch(&sim.users[i], key, versions);
+            watched = true;
         }
     }
 }
