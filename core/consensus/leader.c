@@ -68,6 +68,31 @@ static void feed_all(struct step *step)
             feed(step, i);
 }
 
+/* A leader's ballot opens with a no-op behind the suffix: an index that nobody holds anything chosen at, so that
+ * whoever acknowledges it has stored it, and with it `opened`. (At the end of the suffix it would not do: a follower
+ * that knows that entry to be chosen stores nothing, and the next leader might hear of this ballot from nobody, and
+ * bring back what this one has closed time over.) A suffix may fill the window; then the no-op comes once there is
+ * room, and proposals after it. */
+static bool open_with_noop(struct step *step)
+{
+    struct paxos *self = step->self;
+    if (self->last >= self->opened || paxos__index_max(self) < self->opened)
+        return false;
+    uint64_t floor = self->time_floor;
+    uint64_t time = step->event->time > floor ? step->event->time : floor + 1;
+    struct paxos_effect *noop = paxos__effect(step, PAXOS_EFFECT_STORE_NOOP);
+    noop->first = ++self->last;
+    noop->count = 1;
+    noop->ballot = self->ballot;
+    noop->sequence = ++self->sequence;
+    paxos__note_time(self, time);
+    *paxos__slot(self, self->last) =
+        (struct paxos_slot){.ballot = self->ballot, .time = time, .opened = self->ballot, .sequence = self->sequence};
+    self->match = self->last;
+    (void)paxos__advance_durable(self);
+    return true;
+}
+
 static void commit(struct step *step)
 {
     struct paxos *self = step->self;
@@ -80,6 +105,8 @@ static void commit(struct step *step)
     }
     /* Everything above the old stable index was proposed again under this ballot, so counting replicas is enough. */
     paxos__stable(step, quorum_reached(reached, self->options.replica_count));
+    if (open_with_noop(step))
+        feed_all(step);
     if (!self->leading && self->stable >= self->opened) {
         self->leading = true;
         paxos__effect(step, PAXOS_EFFECT_LEADING)->ballot = self->ballot;
@@ -107,23 +134,7 @@ static void cut_what_was_not_chosen(struct paxos *self)
     }
 }
 
-static void open_with_noop(struct step *step)
-{
-    struct paxos *self = step->self;
-    uint64_t floor = self->time_floor;
-    uint64_t time = step->event->time > floor ? step->event->time : floor + 1;
-    struct paxos_effect *noop = paxos__effect(step, PAXOS_EFFECT_STORE_NOOP);
-    noop->first = ++self->last;
-    noop->count = 1;
-    noop->ballot = self->ballot;
-    noop->sequence = ++self->sequence;
-    paxos__note_time(self, time);
-    *paxos__slot(self, self->last) =
-        (struct paxos_slot){.ballot = self->ballot, .time = time, .opened = self->ballot, .sequence = self->sequence};
-}
-
-/* Phase 1 is complete: the suffix is proposed again under the new ballot. Where there is none, a no-op opens the
- * ballot; it must not be added behind a suffix that may fill the window already. */
+/* Phase 1 is complete: the suffix is proposed again under the new ballot, and a no-op behind it opens the ballot. */
 void leader__begin(struct step *step)
 {
     struct paxos *self = step->self;
@@ -144,16 +155,14 @@ void leader__begin(struct step *step)
             paxos__slot(self, index)->ballot = self->ballot;
             paxos__slot(self, index)->sequence = self->sequence;
         }
-        paxos__slot(self, self->last)->opened = self->ballot;
     }
     /* Above everything that was promised to be closed, and everything in the log. */
     if (self->pairs->ceiling_highest > self->time_floor)
         self->time_floor = self->pairs->ceiling_highest;
-    if (self->last == self->stable)
-        open_with_noop(step);
-    self->opened = self->last;
+    self->opened = self->last + 1;
     self->match = self->last;
     (void)paxos__advance_durable(self);
+    (void)open_with_noop(step);
     for (uint32_t i = 0; i < self->options.replica_count; i++) {
         struct paxos_follower *follower = &self->followers[i];
         memset(follower, 0, sizeof(*follower));

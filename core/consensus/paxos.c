@@ -309,7 +309,7 @@ uint64_t paxos_close_time(struct paxos *self, uint64_t time)
 
 uint32_t paxos_room(const struct paxos *self)
 {
-    if (self->role != PAXOS_LEADER)
+    if (self->role != PAXOS_LEADER || self->last < self->opened)
         return 0;
     uint64_t max = paxos__index_max(self);
     return max > self->last ? (uint32_t)(max - self->last) : 0;

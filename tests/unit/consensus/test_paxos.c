@@ -251,6 +251,52 @@ Test(paxos, a_new_leader_adopts_the_value_of_the_highest_ballot)
     cr_assert_eq(self.slots[1].time, 500);
 }
 
+/* Node 1 accepts `count` entries of node 2, and is elected with the vote of node 3, which has nothing. */
+static void lead_over(uint32_t count)
+{
+    cr_assert_eq(receive(accept(2, 1, 1, count)), SLUICE_OK);
+    persist();
+    now += 400 * MS;
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_CAMPAIGN}), SLUICE_OK);
+    cr_assert_eq(receive(from(3, PAXOS_PREVOTE_REPLY, self.standing)), SLUICE_OK);
+    persist();
+    struct paxos_message promise = from(3, PAXOS_PROMISE, self.standing);
+    promise.first = 1;
+    cr_assert_eq(receive(promise), SLUICE_OK);
+    cr_assert_eq(self.role, PAXOS_LEADER);
+}
+
+/* A follower that knows the adopted suffix to be chosen stores none of it, and would not know of this ballot. */
+Test(paxos, a_ballot_opens_with_an_entry_that_nobody_can_have_yet)
+{
+    lead_over(1);
+    cr_assert_not_null(effect(PAXOS_EFFECT_STORE_NOOP));
+    cr_assert_eq(effect(PAXOS_EFFECT_STORE_NOOP)->first, 2);
+    cr_assert_eq(self.slots[2].opened, self.ballot);
+    cr_assert_neq(self.slots[1].opened, self.ballot);
+    persist();
+    accepted(3, 1);
+    cr_assert_eq(self.stable, 1);
+    cr_assert_not(self.leading, "the ballot is not open on a quorum's disks");
+    accepted(3, 2);
+    cr_assert_not_null(effect(PAXOS_EFFECT_LEADING));
+}
+
+Test(paxos, a_suffix_that_fills_the_window_is_followed_by_the_opening_and_only_then_by_proposals)
+{
+    lead_over(WINDOW);
+    persist();
+    cr_assert_eq(self.last, WINDOW);
+    cr_assert_eq(paxos_room(&self), 0);
+    accepted(3, 2);
+    cr_assert_eq(self.stable, 2);
+    cr_assert_not_null(effect(PAXOS_EFFECT_STORE_NOOP));
+    cr_assert_eq(effect(PAXOS_EFFECT_STORE_NOOP)->first, WINDOW + 1);
+    cr_assert_not_null(sent(3, PAXOS_ACCEPT), "and is sent at once");
+    cr_assert_eq(paxos_room(&self), 1);
+    cr_assert_not(self.leading);
+}
+
 Test(paxos, the_window_bounds_what_may_be_unstable)
 {
     lead();
