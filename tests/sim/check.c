@@ -125,8 +125,11 @@ void sim_check_history(void)
         if (sim.clients[i].now != NULL)
             add(&history, sim.clients[i].now);
     for (uint32_t i = 0; i < sim.user_count; i++)
-        if (sim.users[i].now != NULL)
-            add(&history, sim.users[i].now);
+        for (int k = 0; k < 2; k++) {
+            const struct sim_operation *now = k == 0 ? sim.users[i].now : sim.users[i].pair;
+            if (now != NULL)
+                add(&history, now);
+        }
     check_linearizable(&history, CHECK_STEPS_MAX, &result);
     if (result.verdict != CHECK_GOOD)
         sim_fail("the history is not good: %s (lines are those of --verbose)", result.text);

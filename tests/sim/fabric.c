@@ -28,6 +28,7 @@ struct fabric_link {
     uint64_t node_incarnation;
     void *context;
     bool up, broken;
+    uint64_t full_until;               /* the reader is slow: frames wait */
     uint64_t to_node_at, to_client_at; /* when the latest frame of each direction arrives */
 };
 
@@ -142,6 +143,28 @@ void sim_link_send(struct fabric_link *link, const struct slice *parts, unsigned
     struct sim_event *event = sim_frame(later(&link->to_client_at), reach_client, parts, count);
     event->arg = link;
     event->a = FABRIC_MESSAGE;
+}
+
+static void writable(struct sim_event *event)
+{
+    struct fabric_link *link = event->arg;
+    struct sim_node *node = node_of(link);
+    if (node != NULL && !link->broken) {
+        if (sim_node_hold(node, event))
+            return;
+        host_client_writable(node->host, link);
+        sim_node_round(node);
+    }
+    free(event);
+}
+
+uint64_t sim_link_pending(struct fabric_link *link)
+{
+    if (sim.now >= link->full_until && !link->broken && sim_fault(sim.faults.slow_reader)) {
+        link->full_until = sim.now + random_below(&sim.random, 500 * NS_PER_MS);
+        sim_after(link->full_until - sim.now, writable, link);
+    }
+    return sim.now < link->full_until ? HOST_LINK_PENDING_MAX + 1 : 0;
 }
 
 static void connected(struct sim_event *event)

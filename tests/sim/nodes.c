@@ -7,8 +7,7 @@
 static uint64_t env_client_pending(void *arg, void *link)
 {
     (void)arg;
-    (void)link;
-    return 0;
+    return (uintptr_t)link > SIM_CLIENTS_MAX ? sim_link_pending(link) : 0;
 }
 
 /* ---- The rest of what a host asks for ---- */
@@ -31,8 +30,8 @@ static bool env_owns(void *arg, uint32_t shard, const char *key, size_t size)
 
 static bool env_storage_full(void *arg)
 {
-    (void)arg;
-    return false;
+    const struct sim_node *node = arg;
+    return sim.now < node->full_until && !sim.healing;
 }
 
 static enum sluice_status env_map_apply(void *arg, const struct entry *entry, struct versions *versions,

@@ -44,6 +44,8 @@ static void draw(void)
         .jump = maybe(2000),
         .stall = maybe(2000),
         .write_error = maybe(500),
+        .slow_reader = maybe(20000),
+        .full = maybe(1000),
         .disk_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 50 * NS_PER_MS : NS_PER_MS),
         .drift_ppm = (uint32_t)random_below(&sim.random, 500),
         /* A leader's times begin up to 250 ms ahead, and 500 ms ahead of a node's clock are refused. */
@@ -129,6 +131,10 @@ static void fault_tick(struct sim_event *event)
         }
         if (node->up && sim.now >= node->paused_until && random_below(&sim.random, 30) == 0)
             sim_disk_store(node);
+        if (sim_fault(sim.faults.full)) {
+            node->full_until = sim.now + random_below(&sim.random, NS_PER_S);
+            sim.totals.full_disks++;
+        }
         if (sim_fault(sim.faults.jump)) {
             node->skew_ns = (int64_t)random_below(&sim.random, 2 * NS_PER_S) - (int64_t)NS_PER_S;
             sim.totals.jumps++;

@@ -24,6 +24,8 @@
 struct sim_faults {
     uint32_t lose, twice, late; /* frames */
     uint32_t corrupt;           /* bits of a frame flip */
+    uint32_t slow_reader;       /* a user takes no events for up to half a second */
+    uint32_t full;              /* a disk is full for up to a second, per fault tick */
     uint32_t members;           /* the placement of a group changes, per fault tick */
     uint32_t transfer;          /* a leader hands over, per fault tick */
     uint32_t crash;             /* per fault tick (10 ms) and node */
@@ -56,7 +58,7 @@ struct sim_node {
     uint32_t id; /* 1 … */
     bool up;
     enum sim_crash_point crash_point;
-    uint64_t paused_until;
+    uint64_t paused_until, full_until;
     uint64_t incarnation;
     int64_t drift_ppm;
     int64_t skew_ns;
@@ -125,7 +127,7 @@ struct sim_totals {
     uint64_t operations, acknowledged, reads, unknown, steps; /* steps: of the search for an order */
     uint64_t crashes, partitions, pauses, elections, jumps, corrupted, torn, recycled, write_errors, links_broken,
         repeated, cuts, events, resumed, effects, effects_again, cursors;
-    uint64_t placements, member_changes, transfers, snapshots, damaged;
+    uint64_t placements, member_changes, transfers, snapshots, damaged, batches, full_disks;
 };
 
 struct sim {
@@ -239,6 +241,7 @@ void sim_map_answer(struct sim_node *node, void *link, const struct wire_header 
 
 /* fabric.c */
 void sim_link_send(struct fabric_link *link, const struct slice *parts, unsigned count);
+uint64_t sim_link_pending(struct fabric_link *link);
 void sim_link_break(struct fabric_link *link);
 void sim_links_of_node(const struct sim_node *node);
 void sim_links_free(void);

@@ -65,11 +65,15 @@ void sim_user_turn(struct sim_user *user)
 
 static void end(struct sim_user *user, bool answered)
 {
-    struct sim_operation *now = user->now;
-    now->ended = answered ? sim.now : 0;
-    sim_note(now);
-    free(now);
-    user->now = NULL;
+    struct sim_operation *all[2] = {user->now, user->pair};
+    for (int i = 0; i < 2 && all[i] != NULL; i++) {
+        all[i]->ended = answered ? sim.now : 0;
+        all[i]->failed = user->now->failed;
+        sim_note(all[i]);
+    }
+    free(user->now);
+    free(user->pair);
+    user->now = user->pair = NULL;
     sim_after(random_below(&sim.random, 20 * NS_PER_MS), begin, user);
 }
 
@@ -108,9 +112,11 @@ static void done(void *arg, const struct sluice_answer *answer)
     bool writes = now->kind <= SIM_DELETE;
     switch (answer->status) {
     case SLUICE_OK:
-        if (answer->object_count != 1)
-            sim_fail("user %u was answered with %zu objects, not one", user->id, answer->object_count);
+        if (answer->object_count != (user->pair == NULL ? 1 : 2))
+            sim_fail("user %u was answered with %zu objects", user->id, answer->object_count);
         take_object(now, &answer->objects[0]);
+        if (user->pair != NULL)
+            take_object(user->pair, &answer->objects[1]);
         now->seen = true;
         break;
     case SLUICE_NOT_FOUND:
@@ -142,26 +148,38 @@ static void done(void *arg, const struct sluice_answer *answer)
     end(user, true);
 }
 
-static void send_write(struct sim_user *user)
-{
-    const struct sim_operation *now = user->now;
+/* The texts that an operation of libsluice borrows. */
+struct texts {
     char key[16], value[24];
-    struct sluice_operation operation = {
+};
+
+static struct sluice_operation operation_of(const struct sim_operation *now, struct texts *texts)
+{
+    int size = now->kind == SIM_DELETE
+                   ? 0
+                   : snprintf(texts->value, sizeof(texts->value), "%llu", (unsigned long long)now->value);
+    return (struct sluice_operation){
         .kind = now->kind == SIM_DELETE ? SLUICE_DELETE : SLUICE_PUT,
-        .key = key,
-        .key_size = sim_key_name(now->key, key),
-        .data = value,
-        .data_size = now->kind == SIM_DELETE
-                         ? 0
-                         : (size_t)snprintf(value, sizeof(value), "%llu", (unsigned long long)now->value),
+        .key = texts->key,
+        .key_size = sim_key_name(now->key, texts->key),
+        .data = texts->value,
+        .data_size = (size_t)size,
         .if_version = now->condition,
         .if_match = now->kind == SIM_PUT_IF,
         .if_absent = now->kind == SIM_PUT_ABSENT,
     };
+}
+
+static void send_write(struct sim_user *user)
+{
+    struct texts texts[2];
+    struct sluice_operation operations[2] = {operation_of(user->now, &texts[0])};
+    if (user->pair != NULL)
+        operations[1] = operation_of(user->pair, &texts[1]);
     const struct sluice_write write = {
         .call = {.timeout_ms = CALL_MS},
-        .operations = &operation,
-        .operation_count = 1,
+        .operations = operations,
+        .operation_count = user->pair == NULL ? 1 : 2,
         .idempotency_key = user->idempotency[0] == '\0' ? NULL : user->idempotency,
         .idempotency_key_size = strlen(user->idempotency),
     };
@@ -252,6 +270,20 @@ static void send_snapshot(struct sim_user *user)
     sim_user_turn(user);
 }
 
+/* A put becomes a batch of two where another key lives in the same shard: one entry, one revision. */
+static void make_pair(struct sim_user *user)
+{
+    uint32_t key = (uint32_t)random_below(&sim.random, SIM_KEYS);
+    if (user->now->kind != SIM_PUT || key == user->now->key || sim_group_of_key(key) != user->now->group)
+        return;
+    user->pair = malloc(sizeof(*user->pair));
+    ASSERT(user->pair != NULL);
+    *user->pair = *user->now;
+    user->pair->key = key;
+    user->pair->value = ++sim.values;
+    sim.totals.batches++;
+}
+
 static void begin(struct sim_event *event)
 {
     struct sim_user *user = event->arg;
@@ -269,6 +301,7 @@ static void begin(struct sim_event *event)
         user->now->at = random_below(&sim.random, 2) == 0 ? 0 : user->now->at;
         send_snapshot(user);
     } else {
+        make_pair(user);
         send_now(user);
     }
 }
@@ -304,7 +337,9 @@ void sim_users_free(void)
         sim.user = user;
         sluice_close(client);
         sim.user = NULL;
-        if (user->now == now)
+        if (user->now == now) {
             free(now);
+            free(user->pair);
+        }
     }
 }

@@ -43,8 +43,8 @@ struct sim_user {
     int64_t skew_ns;  /* of its wall clock, which nobody trusts */
     uint64_t wake_at; /* 0: none */
     bool in_turn, again;
-    struct sim_operation *now;
-    char idempotency[32]; /* the operation's key; empty: libsluice's own identity will do */
+    struct sim_operation *now, *pair; /* pair: the other put of a batch */
+    char idempotency[32];             /* the operation's key; empty: libsluice's own identity will do */
     uint64_t patience_until;
     struct sim_watch watch;
 };
