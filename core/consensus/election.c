@@ -77,7 +77,10 @@ static bool protected_from(const struct paxos *self, uint16_t candidate, uint64_
         return false; /* another process speaks for that node by now, and it does not lead */
     if (pairs_fresh(self->pairs, now))
         return true;
-    return self->acknowledged == self->promised && pairs_grant_runs(self->pairs, owner, now);
+    /* What the owner's present process is granted, beat by beat, is no lease of the one that led. */
+    return self->acknowledged == self->promised &&
+           self->acknowledged_incarnation == self->pairs->peers[owner].incarnation &&
+           pairs_grant_runs(self->pairs, owner, now);
 }
 
 /* ---- Standing ---- */

@@ -12,6 +12,7 @@ static void accepted(struct step *step, bool contiguous)
     struct paxos_message *message = paxos__send(step, self->leader, PAXOS_ACCEPTED, self->ballot);
     message->granted = contiguous;
     self->acknowledged = self->ballot;
+    self->acknowledged_incarnation = self->leader_incarnation;
     message->learner = self->options.amnesiac;
     message->received = self->match;
     message->persisted = self->match_durable;

@@ -215,11 +215,12 @@ struct paxos {
     uint64_t random;
     uint64_t highest_seen; /* ballot */
     struct paxos_follower followers[PAXOS_REPLICAS_MAX];
-    uint64_t standing;             /* ballot asked for in a pre-vote */
-    uint64_t promise_sequence;     /* of the latest PERSIST_PROMISE */
-    uint64_t acknowledged;         /* highest ballot that this process sent an ACCEPTED for */
-    uint64_t promise_acknowledged; /* follower: durable promise at the time of the last ACCEPTED */
-    uint16_t promise_to;           /* whom to send a PROMISE once it is durable; 0 nobody */
+    uint64_t standing;                 /* ballot asked for in a pre-vote */
+    uint64_t promise_sequence;         /* of the latest PERSIST_PROMISE */
+    uint64_t acknowledged;             /* highest ballot that this process sent an ACCEPTED for */
+    uint64_t acknowledged_incarnation; /* and to which process of its owner */
+    uint64_t promise_acknowledged;     /* follower: durable promise at the time of the last ACCEPTED */
+    uint16_t promise_to;               /* whom to send a PROMISE once it is durable; 0 nobody */
     uint64_t promise_first;
     uint64_t promise_stable;
     struct {
