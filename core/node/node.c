@@ -14,6 +14,8 @@
 #define POLL_BUDGET    512u
 #define TASKS_MAX      4096u
 #define SPACE_EVERY_NS NS_PER_S
+#define READY_EVERY_NS (500 * NS_PER_MS)
+#define READY_SOON_NS  (10 * NS_PER_MS)
 /* A clean stop waits so long for others to take the lead, and looks so often whether they have. */
 #define HAND_OVER_NS      (NS_PER_S / 2)
 #define HAND_OVER_LOOK_NS (2 * NS_PER_MS)
@@ -442,6 +444,17 @@ static void hand_over(struct node *self)
         atomic_store(&self->stopping, true);
 }
 
+/* Looks at every group, so not in each round; while it is not ready it is looked at more often. */
+static void look_whether_ready(struct node *self)
+{
+    uint64_t now = clock_monotonic_ns();
+    if (now < self->ready_at_ns)
+        return;
+    bool ready = groups__ready(self);
+    atomic_store(&self->ready, ready);
+    self->ready_at_ns = now + (ready ? READY_EVERY_NS : READY_SOON_NS);
+}
+
 static uint64_t sleep_ns(const struct node *self)
 {
     uint64_t now = clock_monotonic_ns();
@@ -450,6 +463,7 @@ static uint64_t sleep_ns(const struct node *self)
     next = dial < next ? dial : next;
     next = self->register_at_ns < next ? self->register_at_ns : next;
     next = self->space_at_ns < next ? self->space_at_ns : next;
+    next = self->ready_at_ns < next ? self->ready_at_ns : next;
     uint64_t settle = groups__next_ns(self);
     next = settle < next ? settle : next;
     if (self->hand_over_until_ns != 0 && now + HAND_OVER_LOOK_NS < next)
@@ -464,7 +478,7 @@ static void *reactor(void *arg)
     while (!atomic_load(&self->stopping)) {
         round_once(self);
         hand_over(self);
-        atomic_store(&self->ready, groups__ready(self));
+        look_whether_ready(self);
         uint64_t timeout = sleep_ns(self);
         if (timeout > 0 && queue_prepare_sleep(self->tasks))
             fabric_wait(self->fabric, timeout);

@@ -94,6 +94,7 @@ struct node {
     uint64_t lead_at_ns;   /* when to look next whether others should lead what this node leads */
     size_t register_turn;  /* whom a change of the map is sent to next, where this node does not hold it */
     uint64_t space_at_ns;
+    uint64_t ready_at_ns;
     uint64_t ticket;
     uint64_t free_bytes, total_bytes;
     bool storage_full;

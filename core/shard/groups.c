@@ -185,6 +185,14 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
 
 void group__destroy(struct replica *self)
 {
+    struct host *host = self->host;
+    for (struct replica **at = &host->busy; self->busy && *at != NULL; at = &(*at)->busy_next)
+        if (*at == self) {
+            *at = self->busy_next;
+            break;
+        }
+    if (host__replica(host, self->group) == self)
+        host->table[self->group] = NULL;
     read__drop_waiting(self, NULL);
     for (struct host__reader *reader = self->readers; reader != NULL;) {
         struct host__reader *next = reader->next;
@@ -208,12 +216,29 @@ void group__destroy(struct replica *self)
     free(self);
 }
 
+/* Numbers of groups are given one after the other, so that a table by number stays small. */
+static enum sluice_status make_room(struct host *self, uint32_t group)
+{
+    if (group < self->table_size)
+        return SLUICE_OK;
+    uint32_t size = self->table_size == 0 ? 64 : self->table_size;
+    while (size <= group && size < UINT32_MAX / 2)
+        size *= 2;
+    struct replica **grown = size <= group ? NULL : reallocarray(self->table, size, sizeof(struct replica *));
+    if (grown == NULL)
+        return SLUICE_MEMORY;
+    memset(grown + self->table_size, 0, (size - self->table_size) * sizeof(struct replica *));
+    self->table = grown;
+    self->table_size = size;
+    return SLUICE_OK;
+}
+
 enum sluice_status host_group_add(struct host *self, const struct host_group *group)
 {
     struct replica *replica = calloc(1, sizeof(*replica));
     if (replica == NULL)
         return SLUICE_MEMORY;
-    enum sluice_status status = SLUICE_MEMORY;
+    enum sluice_status status = make_room(self, group->group);
     uint32_t window = self->options.window;
     replica->host = self;
     replica->group = group->group;
@@ -224,7 +249,9 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
     replica->slots = calloc(window, sizeof(*replica->slots));
     replica->log = calloc(window, sizeof(*replica->log));
     replica->pending = calloc(window, sizeof(*replica->pending));
-    if (replica->slots == NULL || replica->log == NULL || replica->pending == NULL)
+    if (status == SLUICE_OK && (replica->slots == NULL || replica->log == NULL || replica->pending == NULL))
+        status = SLUICE_MEMORY;
+    if (status != SLUICE_OK)
         goto fail;
     if (replica->versions == NULL) {
         const struct versions_options options = {
@@ -254,6 +281,7 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
         group__recovered_clear(recovered);
     replica->next = self->replicas;
     self->replicas = replica;
+    self->table[group->group] = replica;
     self->next_tick_ns = 0;
     return SLUICE_OK;
 
@@ -269,6 +297,7 @@ void host_group_remove(struct host *self, uint32_t group, bool erase)
         if (replica->group != group)
             continue;
         *at = replica->next;
+        self->table[group] = NULL;
         for (uint32_t i = 0; i < self->options.window; i++)
             if (replica->pending[i].type != 0)
                 serve__lost(replica, &replica->pending[i]);

@@ -6,6 +6,8 @@
 #include "core/base/crc.h"
 #include "core/shard/host__.h"
 
+#define TICK_ALL_NS (250 * NS_PER_MS)
+
 uint64_t host__now(const struct host *self)
 {
     return self->env.monotonic_ns(self->env.arg);
@@ -13,10 +15,16 @@ uint64_t host__now(const struct host *self)
 
 struct replica *host__replica(const struct host *self, uint32_t group)
 {
-    for (struct replica *replica = self->replicas; replica != NULL; replica = replica->next)
-        if (replica->group == group)
-            return replica;
-    return NULL;
+    return group < self->table_size ? self->table[group] : NULL;
+}
+
+void host__busy(struct replica *replica)
+{
+    if (replica->busy)
+        return;
+    replica->busy = true;
+    replica->busy_next = replica->host->busy;
+    replica->host->busy = replica;
 }
 
 void host__load_add(struct replica *self, uint64_t bytes)
@@ -106,6 +114,7 @@ void host_destroy(struct host *self)
         free(self->recovered);
         self->recovered = next;
     }
+    free(self->table);
     free(self);
 }
 
@@ -135,7 +144,8 @@ void host_client_down(struct host *self, void *link)
 {
     watch__link_down(self, link);
     for (struct replica *replica = self->replicas; replica != NULL; replica = replica->next) {
-        for (uint32_t i = 0; i < self->options.window; i++)
+        bool idle = replica->paxos.last == replica->paxos.stable; /* then nobody waits for an entry */
+        for (uint32_t i = 0; !idle && i < self->options.window; i++)
             if (replica->pending[i].link == link)
                 replica->pending[i].link = NULL;
         for (uint32_t i = 0; i < replica->queued_count; i++)
@@ -159,7 +169,7 @@ void host_persisted(struct host *self, uint64_t ticket)
         pairs_persisted(&self->pairs, sequence);
         self->next_tick_ns = 0; /* the acknowledgement of a ceiling is a beat's business */
     }
-    for (struct replica *replica = self->replicas; replica != NULL; replica = replica->next)
+    for (struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next)
         replica__persisted(replica, ticket);
 }
 
@@ -168,6 +178,21 @@ void host_indexed(struct host *self, uint32_t group, uint64_t revision)
     struct replica *replica = host__replica(self, group);
     if (replica != NULL)
         versions_indexed(replica->versions, revision);
+}
+
+static uint64_t heard_nodes(const struct host *self, uint64_t now)
+{
+    uint64_t heard = 0;
+    for (uint16_t node = 1; node < PAIRS_NODES_MAX; node++) {
+        const struct pairs_peer *peer = &self->pairs.peers[node];
+        if (!self->peer_added[node])
+            continue;
+        if (pairs_alive(&self->pairs, node, peer->incarnation, now))
+            heard ^= UINT64_C(0x9e3779b97f4a7c15) * (2u * node);
+        if (now < peer->lease_until_ns)
+            heard ^= UINT64_C(0x9e3779b97f4a7c15) * (2u * node + 1);
+    }
+    return heard;
 }
 
 void host_tick(struct host *self)
@@ -179,7 +204,21 @@ void host_tick(struct host *self)
     pairs_tick(&self->pairs, now, host_time(self), &self->pairs_effects, &next);
     self->next_tick_ns = next;
     peers__carry_out(self);
-    group__tick_all(self);
+    /* Groups watch each other through the beats of their nodes, so that a thousand idle ones need no timers: all are
+     * looked at when a node has fallen silent, spoken again, or its leases have changed, and otherwise seldom. */
+    uint64_t heard = heard_nodes(self, now);
+    if (heard != self->heard || now >= self->all_due_ns) {
+        self->heard = heard;
+        self->all_due_ns = now + TICK_ALL_NS;
+        group__tick_all(self);
+        return;
+    }
+    for (struct replica *replica = self->replicas; replica != NULL; replica = replica->next) {
+        if (replica->due_ns <= now)
+            replica__tick(replica);
+        else if (replica->due_ns < self->next_tick_ns)
+            self->next_tick_ns = replica->due_ns;
+    }
 }
 
 /* Stable indexes ride along in group commits, so that a restart applies what was chosen without asking anybody. */
@@ -198,7 +237,7 @@ static void note_stable(struct replica *self)
 static void submit(struct host *self)
 {
     bool dirty = self->ceilings_dirty;
-    for (struct replica *replica = self->replicas; replica != NULL; replica = replica->next)
+    for (struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next)
         if (replica->dirty) {
             dirty = true;
             note_stable(replica);
@@ -206,7 +245,7 @@ static void submit(struct host *self)
     if (!dirty)
         return;
     uint64_t ticket = self->env.persist_submit(self->env.arg);
-    for (struct replica *replica = self->replicas; replica != NULL; replica = replica->next)
+    for (struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next)
         if (replica->dirty)
             replica__submitted(replica, ticket);
     if (self->ceilings_dirty) {
@@ -225,22 +264,31 @@ static void submit(struct host *self)
 void host_flush(struct host *self)
 {
     uint64_t now = host__now(self);
-    for (struct replica *replica = self->replicas; replica != NULL; replica = replica->next)
+    for (struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next)
         if (replica->queued_count > 0)
             replica__propose(replica);
-    for (struct replica *replica = self->replicas; replica != NULL; replica = replica->next) {
+    for (struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next) {
         if (replica->waiting != NULL)
             read__waiting(replica, now);
         if (replica->readers != NULL)
             watch__pump(replica, now);
     }
     submit(self);
+    for (struct replica **at = &self->busy; *at != NULL;) {
+        struct replica *replica = *at;
+        replica->busy = replica->queued_count > 0 || replica->waiting != NULL || replica->readers != NULL ||
+                        replica->dirty || replica->ticket_count > 0;
+        if (replica->busy)
+            at = &replica->busy_next;
+        else
+            *at = replica->busy_next;
+    }
 }
 
 uint64_t host_next_ns(const struct host *self)
 {
     uint64_t next = self->next_tick_ns;
-    for (const struct replica *replica = self->replicas; replica != NULL; replica = replica->next) {
+    for (const struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next) {
         uint64_t watch = watch__next_ns(replica);
         if (watch < next)
             next = watch;

@@ -69,6 +69,9 @@ struct replica {
     uint64_t epoch;
     bool memory_only;
     bool dirty; /* records handed out since the last submit */
+    bool busy;  /* in the host's list of those that a round looks at */
+    struct replica *busy_next;
+    uint64_t due_ns; /* monotonic: its next tick */
     bool leading;
     struct paxos paxos;
     struct paxos_slot *slots;
@@ -115,6 +118,12 @@ struct host {
     uint64_t next_tick_ns;
     uint64_t map_epoch;
     bool started;
+    uint64_t heard;         /* which nodes were alive and granted leases at the last look, folded */
+    uint64_t all_due_ns;    /* when all groups are looked at next */
+    struct replica *busy;   /* something is queued, waits, is read or is on its way to the disk; a thousand idle groups
+                               cost a round nothing */
+    struct replica **table; /* by number */
+    uint32_t table_size;
     bool ceilings_dirty;
     uint64_t ceiling_sequence;
     struct host__ticket ceiling_tickets[64];
@@ -130,6 +139,8 @@ struct host {
 };
 
 struct replica *host__replica(const struct host *self, uint32_t group);
+/* A round, and what the disk has finished, concern this replica from now on. */
+void host__busy(struct replica *replica);
 uint64_t host__now(const struct host *self);
 /* Bytes that a group holds in memory on behalf of requests. Whoever holds more says so before; nothing new is taken
  * when the group or the host is over its bound, so that queues never grow without one. */

@@ -206,6 +206,7 @@ static void wait_for_it(struct replica *self, void *link, const struct wire_head
     *self->waiting_tail = waiting;
     self->waiting_tail = &waiting->next;
     self->waiting_count++;
+    host__busy(self);
     host__load_add(self, size);
 }
 

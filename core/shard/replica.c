@@ -53,6 +53,7 @@ static void persist_entry(struct replica *self, uint64_t index, uint64_t sequenc
         self->host->env.fatal(self->host->env.arg, status, "an entry could not be handed to the disk");
     self->persist_sequence = sequence;
     self->dirty = true;
+    host__busy(self);
 }
 
 static void persist_promise(struct replica *self, uint64_t ballot, uint64_t sequence)
@@ -64,6 +65,7 @@ static void persist_promise(struct replica *self, uint64_t ballot, uint64_t sequ
         self->host->env.fatal(self->host->env.arg, status, "a promise could not be handed to the disk");
     self->persist_sequence = sequence;
     self->dirty = true;
+    host__busy(self);
 }
 
 /* Values are taken from the event's entries in the order of their indexes; `ballot` is the one they are now accepted
@@ -273,9 +275,14 @@ void replica__step(struct replica *self, struct paxos_event *event, struct entry
     /* Effects may be long-lived while callbacks never step the group again: replies and feeds only queue. */
     for (uint32_t i = 0; i < host->effects.count; i++)
         carry_out(self, &host->effects.items[i], entries, &host->effects);
-    uint64_t due = paxos_next_tick_ns(&self->paxos);
-    if (due < host->next_tick_ns)
-        host->next_tick_ns = due;
+    self->due_ns = paxos_next_tick_ns(&self->paxos);
+    /* Without a leader that is heard, the next beat may tell more. */
+    if (self->due_ns == UINT64_MAX && self->paxos.role != PAXOS_LEADER &&
+        (self->paxos.leader == 0 ||
+         !pairs_alive(&host->pairs, self->paxos.leader, self->paxos.leader_incarnation, event->now_ns)))
+        self->due_ns = event->now_ns + host->options.pairs.beat_ns;
+    if (self->due_ns < host->next_tick_ns)
+        host->next_tick_ns = self->due_ns;
 }
 
 enum sluice_status replica__queue(struct replica *self, struct buf *body, uint32_t crc, uint16_t kind,
@@ -290,6 +297,7 @@ enum sluice_status replica__queue(struct replica *self, struct buf *body, uint32
         self->queued_capacity = capacity;
     }
     host__load_add(self, body == NULL ? 0 : body->size);
+    host__busy(self);
     self->queued[self->queued_count++] =
         (struct host__queued){.body = body, .body_crc = crc, .kind = kind, .who = *who};
     return SLUICE_OK;

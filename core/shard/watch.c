@@ -206,6 +206,7 @@ static void add(struct replica *self, struct host__reader *reader)
     reader->replica = self;
     reader->next = self->readers;
     self->readers = reader;
+    host__busy(self);
     self->host->next_tick_ns = 0;
 }
 

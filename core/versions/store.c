@@ -124,6 +124,8 @@ enum sluice_status store_poll(struct store *self, store_news news, void *arg)
         got = read(self->news_fd, &count, sizeof(count));
     while (got < 0 && errno == EINTR);
     ASSERT(got == (ssize_t)sizeof(count) || errno == EAGAIN);
+    if (got < 0)
+        return (enum sluice_status)atomic_load(&self->error); /* whoever has news rings after noting them */
     /* A group joins and leaves on this same thread, so the list stands while the callback runs without the lock. */
     pthread_mutex_lock(&self->mutex);
     struct store_group *group = self->groups;
