@@ -134,7 +134,6 @@ void sim_check_history(void)
     if (result.verdict != CHECK_GOOD)
         sim_fail("the history is not good: %s (lines are those of --verbose)", result.text);
     sim.totals.operations = history.count;
-    sim.totals.steps = result.steps;
     for (size_t i = 0; i < history.count; i++)
         sim.totals.unknown += history.operations[i].outcome == CHECK_UNKNOWN;
     check_history_free(&history);

@@ -12,6 +12,25 @@ static struct sim_segment *find(struct sim_disk *self, uint64_t number)
     return NULL;
 }
 
+static void note_write(struct sim_disk *self, uint64_t number, uint64_t offset, uint32_t size)
+{
+    if (self->written_count == self->written_capacity) {
+        self->written_capacity = self->written_capacity == 0 ? 256 : 2 * self->written_capacity;
+        self->written = realloc(self->written, self->written_capacity * sizeof(*self->written));
+        ASSERT(self->written != NULL);
+    }
+    self->written[self->written_count++] = (struct sim_written){number, offset, size};
+}
+
+static void forget_writes(struct sim_disk *self, uint64_t number)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < self->written_count; i++)
+        if (self->written[i].number != number)
+            self->written[kept++] = self->written[i];
+    self->written_count = kept;
+}
+
 static enum sluice_status device_list(void *context, uint64_t *numbers, uint32_t *count)
 {
     struct sim_disk *self = context;
@@ -42,6 +61,7 @@ static enum sluice_status device_recycle(void *context, uint64_t from, uint64_t 
     if (self->dead || segment == NULL)
         return SLUICE_IO;
     ASSERT(find(self, to) == NULL);
+    forget_writes(self, from);
     segment->number = to;
     sim.totals.recycled++;
     return SLUICE_OK;
@@ -53,6 +73,7 @@ static enum sluice_status device_remove(void *context, uint64_t number)
     struct sim_segment *segment = find(self, number);
     if (self->dead || segment == NULL)
         return SLUICE_IO;
+    forget_writes(self, number);
     free(segment->bytes);
     *segment = self->segments[--self->segment_count];
     return SLUICE_OK;
@@ -106,6 +127,7 @@ static enum sluice_status device_write(void *context, uint64_t number, uint64_t 
         return SLUICE_IO;
     }
     memcpy(segment->bytes + offset, data, size);
+    note_write(self, number, offset, size);
     return SLUICE_OK;
 }
 
@@ -139,9 +161,60 @@ struct wal_device sim_device(struct sim_disk *disk)
     };
 }
 
-void sim_device_free(struct sim_disk *disk)
+bool sim_device_damage(struct sim_disk *disk)
+{
+    if (disk->written_count < 2)
+        return false;
+    const struct sim_written *write = &disk->written[random_below(&sim.random, disk->written_count - 1)];
+    const struct sim_written *other = &disk->written[random_below(&sim.random, disk->written_count - 1)];
+    struct sim_segment *segment = find(disk, write->number), *elsewhere = find(disk, other->number);
+    uint8_t *bytes = segment->bytes + write->offset;
+    switch (random_below(&sim.random, 3)) {
+    case 0:
+        for (uint64_t flips = 1 + random_below(&sim.random, 3); flips > 0; flips--)
+            bytes[random_below(&sim.random, write->size)] ^= (uint8_t)(1u << random_below(&sim.random, 8));
+        break;
+    case 1:
+        memset(bytes, 0, write->size);
+        break;
+    default:
+        if (write != other)
+            memcpy(elsewhere->bytes + other->offset, bytes, write->size < other->size ? write->size : other->size);
+        memset(bytes, 0, write->size);
+        break;
+    }
+    sim.totals.damaged++;
+    return true;
+}
+
+void sim_device_copy(const struct sim_disk *disk, struct sim_disk *out)
+{
+    *out = (struct sim_disk){.segment_count = disk->segment_count, .written_count = disk->written_count};
+    out->segments = calloc(disk->segment_count + 1, sizeof(*out->segments));
+    out->written = calloc(disk->written_count + 1, sizeof(*out->written));
+    ASSERT(out->segments != NULL && out->written != NULL);
+    if (disk->written_count > 0)
+        memcpy(out->written, disk->written, disk->written_count * sizeof(*out->written));
+    for (uint32_t i = 0; i < disk->segment_count; i++) {
+        out->segments[i] = disk->segments[i];
+        out->segments[i].bytes = malloc(disk->segments[i].size);
+        ASSERT(out->segments[i].bytes != NULL);
+        memcpy(out->segments[i].bytes, disk->segments[i].bytes, disk->segments[i].size);
+    }
+}
+
+void sim_device_wipe(struct sim_disk *disk)
 {
     for (uint32_t i = 0; i < disk->segment_count; i++)
         free(disk->segments[i].bytes);
     free(disk->segments);
+    disk->segments = NULL;
+    disk->segment_count = 0;
+    disk->written_count = 0;
+}
+
+void sim_device_free(struct sim_disk *disk)
+{
+    sim_device_wipe(disk);
+    free(disk->written);
 }

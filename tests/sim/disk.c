@@ -240,6 +240,47 @@ static void replay(void *arg, const struct wal_record *record)
         sim_fail("node %u cannot recover", node->id);
 }
 
+static void digest(void *arg, const struct wal_record *record)
+{
+    uint64_t *sum = arg;
+    const uint64_t words[] = {record->type,        record->group,      record->epoch,      record->ballot,
+                              record->entry.index, record->entry.time, record->entry.kind, record->entry.body_crc};
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        *sum = (*sum ^ words[i]) * UINT64_C(0x9E3779B97F4A7C15);
+}
+
+/* What the log of a copy of the disk says; false: it says that it is damaged. */
+static bool read_log(const struct sim_disk *disk, bool damage, uint64_t *sum)
+{
+    struct sim_disk copy;
+    struct wal *wal = NULL;
+    char error[256] = "";
+    *sum = 0;
+    sim_device_copy(disk, &copy);
+    if (damage && !sim_device_damage(&copy)) {
+        sim_device_free(&copy);
+        return false;
+    }
+    const struct wal_options options = {.device = sim_device(&copy)};
+    enum sluice_status status = wal_open(&options, digest, sum, &wal, error, sizeof(error));
+    if (status != SLUICE_OK && status != SLUICE_CORRUPT)
+        sim_fail("a damaged log is neither read nor found damaged: %s (%s)", sluice_status_text(status), error);
+    copy.dead = true;
+    wal_close(wal);
+    sim_device_free(&copy);
+    return status == SLUICE_OK;
+}
+
+/* Had the disk lied about one write, the log would have found it: it says so, or nothing that counts is missing. */
+static void check_damage(const struct sim_node *node)
+{
+    uint64_t whole, damaged;
+    if (!read_log(&node->disk, false, &whole))
+        sim_fail("node %u's log is damaged, and nothing damaged it", node->id);
+    if (read_log(&node->disk, true, &damaged) && damaged != whole)
+        sim_fail("node %u's log was damaged, and opens without a word", node->id);
+}
+
 void sim_disk_open(struct sim_node *node)
 {
     struct sim_disk *disk = &node->disk;
@@ -250,6 +291,8 @@ void sim_disk_open(struct sim_node *node)
             replay(node, &disk->records[i]);
         return;
     }
+    if (random_chance(&sim.random, sim.faults.damage))
+        check_damage(node);
     const struct wal_options options = {.device = sim_device(disk)};
     char error[256] = "";
     disk->tickets = 0;

@@ -19,6 +19,12 @@ struct sim_batch {
     size_t count, capacity;
 };
 
+/* A write that was done and acknowledged, in the order of writing. */
+struct sim_written {
+    uint64_t number, offset;
+    uint32_t size;
+};
+
 struct sim_segment {
     uint64_t number, size;
     uint8_t *bytes;
@@ -40,6 +46,8 @@ struct sim_disk {
     struct wal *wal;
     struct sim_segment *segments;
     uint32_t segment_count;
+    struct sim_written *written;
+    size_t written_count, written_capacity;
     bool busy;                  /* a write is under way */
     bool dead;                  /* the process has ended: nothing reaches the disk any more */
     bool broken;                /* a write has failed */
@@ -65,5 +73,12 @@ void sim_disk_free(struct sim_node *node);
 /* device.c */
 struct wal_device sim_device(struct sim_disk *disk);
 void sim_device_free(struct sim_disk *disk);
+/* The disk lied: of one write that it had acknowledged bits have flipped, or it was lost, or went elsewhere. Never of
+ * the last one: that can't be told from a torn one, and only a leader that remembers could tell. False: there was
+ * nothing to damage. */
+bool sim_device_damage(struct sim_disk *disk);
+void sim_device_copy(const struct sim_disk *disk, struct sim_disk *out);
+/* Takes all bytes away: a new disk. */
+void sim_device_wipe(struct sim_disk *disk);
 
 #endif

@@ -13,26 +13,21 @@
 
 static void add(struct sim_totals *all, const struct sim_totals *run)
 {
-    _Static_assert(sizeof(*all) % sizeof(uint64_t) == 0, "counters and nothing else");
-    uint64_t *to = (uint64_t *)all;
-    const uint64_t *from = (const uint64_t *)run;
-    for (size_t i = 0; i < sizeof(*all) / sizeof(uint64_t); i++)
-        to[i] += from[i];
+#define SIM_TOTAL(name, text) all->name += run->name;
+    SIM_TOTALS(SIM_TOTAL)
+#undef SIM_TOTAL
 }
 
 static void print(const struct sim_totals *totals)
 {
-    printf("%llu operations (%llu acknowledged writes, %llu reads, %llu unknown), %llu crashes, %llu elections, "
-           "%llu partitions, %llu pauses, %llu clock jumps, %llu damaged frames, %llu torn writes, "
-           "%llu failed writes, %llu recycled segments, %llu cuts, %llu events watched, %llu watches resumed, %llu "
-           "links broken, "
-           "%llu writes repeated, %llu effects of lambdas (%llu tried again), %llu cursors moved",
-           COUNT(totals->operations), COUNT(totals->acknowledged), COUNT(totals->reads), COUNT(totals->unknown),
-           COUNT(totals->crashes), COUNT(totals->elections), COUNT(totals->partitions), COUNT(totals->pauses),
-           COUNT(totals->jumps), COUNT(totals->corrupted), COUNT(totals->torn), COUNT(totals->write_errors),
-           COUNT(totals->recycled), COUNT(totals->cuts), COUNT(totals->events), COUNT(totals->resumed),
-           COUNT(totals->links_broken), COUNT(totals->repeated), COUNT(totals->effects), COUNT(totals->effects_again),
-           COUNT(totals->cursors));
+    const char *between = "";
+#define SIM_TOTAL(name, text)                                                                                          \
+    if (totals->name > 0) {                                                                                            \
+        printf("%s%llu %s", between, COUNT(totals->name), text);                                                       \
+        between = ", ";                                                                                                \
+    }
+    SIM_TOTALS(SIM_TOTAL)
+#undef SIM_TOTAL
 }
 
 static double seconds(void)

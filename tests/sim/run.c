@@ -44,6 +44,7 @@ static void draw(void)
         .jump = maybe(2000),
         .stall = maybe(2000),
         .write_error = maybe(500),
+        .damage = maybe(1000000),
         .slow_reader = maybe(20000),
         .full = maybe(1000),
         .disk_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 50 * NS_PER_MS : NS_PER_MS),

@@ -26,17 +26,18 @@ struct sim_faults {
     uint32_t corrupt;           /* bits of a frame flip */
     uint32_t slow_reader;       /* a user takes no events for up to half a second */
     uint32_t full;              /* a disk is full for up to a second, per fault tick */
-    uint32_t members;           /* the placement of a group changes, per fault tick */
-    uint32_t transfer;          /* a leader hands over, per fault tick */
-    uint32_t crash;             /* per fault tick (10 ms) and node */
-    uint32_t partition;         /* per fault tick */
-    uint32_t pause;             /* a process stands still for up to 2 s */
-    uint32_t jump;              /* a wall clock is set, per fault tick */
-    uint32_t write_error;       /* a write to the disk fails; the process must stop */
-    uint32_t stall;             /* a group commit takes up to a second */
-    uint64_t disk_ns_max;       /* how long a group commit may take otherwise */
-    uint32_t drift_ppm;         /* of monotonic clocks, each way */
-    uint64_t skew_ns;           /* of wall clocks, each way */
+    uint32_t damage;      /* a log is also read with one write lost, misdirected or with flipped bits, per start */
+    uint32_t members;     /* the placement of a group changes, per fault tick */
+    uint32_t transfer;    /* a leader hands over, per fault tick */
+    uint32_t crash;       /* per fault tick (10 ms) and node */
+    uint32_t partition;   /* per fault tick */
+    uint32_t pause;       /* a process stands still for up to 2 s */
+    uint32_t jump;        /* a wall clock is set, per fault tick */
+    uint32_t write_error; /* a write to the disk fails; the process must stop */
+    uint32_t stall;       /* a group commit takes up to a second */
+    uint64_t disk_ns_max; /* how long a group commit may take otherwise */
+    uint32_t drift_ppm;   /* of monotonic clocks, each way */
+    uint64_t skew_ns;     /* of wall clocks, each way */
     uint64_t link_ns_max;
 };
 
@@ -123,11 +124,21 @@ struct sim_client {
 };
 
 /* What a run did, to be said in one line. */
+#define SIM_TOTALS(x)                                                                                                  \
+    x(operations, "operations") x(acknowledged, "acknowledged writes") x(reads, "reads")                               \
+        x(unknown, "unknown outcomes") x(batches, "batches") x(cuts, "cuts") x(events, "events watched")               \
+            x(resumed, "watches resumed") x(repeated, "writes repeated by key") x(effects, "effects of lambdas")       \
+                x(effects_again, "effects tried again") x(cursors, "cursors moved") x(elections, "elections")          \
+                    x(transfers, "transfers") x(placements, "placements") x(member_changes, "changes of members")      \
+                        x(snapshots, "snapshots") x(crashes, "crashes") x(pauses, "pauses")                            \
+                            x(partitions, "partitions") x(links_broken, "broken links") x(corrupted, "damaged frames") \
+                                x(jumps, "clock jumps") x(torn, "torn writes") x(write_errors, "failed writes")        \
+                                    x(damaged, "damaged writes") x(full_disks, "full disks")                           \
+                                        x(recycled, "recycled segments")
 struct sim_totals {
-    uint64_t operations, acknowledged, reads, unknown, steps; /* steps: of the search for an order */
-    uint64_t crashes, partitions, pauses, elections, jumps, corrupted, torn, recycled, write_errors, links_broken,
-        repeated, cuts, events, resumed, effects, effects_again, cursors;
-    uint64_t placements, member_changes, transfers, snapshots, damaged, batches, full_disks;
+#define SIM_TOTAL(name, text) uint64_t name;
+    SIM_TOTALS(SIM_TOTAL)
+#undef SIM_TOTAL
 };
 
 struct sim {
