@@ -9,20 +9,28 @@ void election__timer(struct paxos *self, uint64_t now, uint64_t base)
     self->election_at_ns = now + base + paxos__random(self, base == 0 ? self->options.election_ns / 8 : base);
 }
 
-static void votes_clear(struct paxos *self)
+/* Whom a candidate needs: see members.c. */
+static void governing(const struct paxos *self, struct paxos_members *out)
 {
-    memset(self->votes, 0, sizeof(self->votes));
+    members__governing(self, leader__end(self), out);
 }
 
 /* One's own vote must be among them: only once that is on disk can a later process of this node not use the ballot
- * again. */
+ * again. And the vote of a process that was followed by one which lost its memory is none: it was added anew, as that
+ * later process. */
 static bool votes_suffice(const struct paxos *self)
 {
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < self->options.replica_count; i++)
-        count += self->votes[i].complete;
-    return count >= quorum_size(self->options.replica_count) &&
-           self->votes[paxos__replica(self, self->options.node)].complete;
+    struct paxos_members members;
+    uint64_t votes = 0;
+    governing(self, &members);
+    for (uint64_t rest = self->votes; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        uint64_t incarnation =
+            node == self->options.node ? self->pairs->options.incarnation : self->followers[node].incarnation;
+        if (incarnation >= paxos_members_incarnation(&members, node))
+            votes |= paxos_mask(node);
+    }
+    return (self->votes & paxos_mask(self->options.node)) != 0 && members__quorum(members.voters, votes);
 }
 
 static void become_follower(struct step *step, uint16_t leader, uint64_t incarnation)
@@ -69,6 +77,8 @@ static bool protected_from(const struct paxos *self, uint16_t candidate, uint64_
     uint16_t owner = paxos_ballot_node(self->promised);
     if (self->promised == 0 || owner == candidate)
         return false;
+    if (candidate == self->options.node && self->released == self->promised)
+        return false;
     if (owner == self->options.node)
         return self->role == PAXOS_LEADER && self->quorum_lost_ns == 0;
     if (self->pairs->peers[owner].dead)
@@ -89,29 +99,44 @@ void election__start(struct step *step)
 {
     struct paxos *self = step->self;
     election__timer(self, step->now, self->options.election_ns);
-    if (self->options.amnesiac || protected_from(self, self->options.node, step->now)) {
+    if (self->options.amnesiac || !members__votes(self, self->options.node) ||
+        protected_from(self, self->options.node, step->now)) {
         election__timer(self, step->now, self->options.election_ns / 8);
         return;
     }
-    uint64_t round = (self->highest_seen >> 16) + 1;
+    struct paxos_members members;
+    governing(self, &members);
+    uint64_t round = (self->highest_seen >> 16) + 1, own = paxos_mask(self->options.node);
     self->role = PAXOS_PRECANDIDATE;
     self->standing = round << 16 | self->options.node;
-    votes_clear(self);
-    for (uint32_t i = 0; i < self->options.replica_count; i++) {
-        if (self->options.replicas[i] == self->options.node)
-            self->votes[i].complete = true;
-        else
-            (void)paxos__send(step, self->options.replicas[i], PAXOS_PREVOTE, self->standing);
-    }
-    if (votes_suffice(self))
+    self->votes = own;
+    for (uint64_t rest = members.voters & ~own; rest != 0; rest &= rest - 1)
+        (void)paxos__send(step, (uint16_t)__builtin_ctzll(rest), PAXOS_PREVOTE, self->standing);
+    if (members__quorum(members.voters, self->votes))
         election__stand(step);
 }
 
-static void ask(struct step *step, uint32_t replica)
+static void ask(struct step *step, uint16_t node)
 {
     struct paxos *self = step->self;
-    struct paxos_message *message = paxos__send(step, self->options.replicas[replica], PAXOS_PREPARE, self->ballot);
-    message->first = self->votes[replica].next;
+    struct paxos_message *message = paxos__send(step, node, PAXOS_PREPARE, self->ballot);
+    message->first = self->followers[node].vote_next;
+    message->transfer = self->released;
+    self->asked |= paxos_mask(node);
+}
+
+/* All whose vote is needed by what is known so far; adopting may have told of more. */
+static void ask_all(struct step *step)
+{
+    struct paxos *self = step->self;
+    struct paxos_members members;
+    governing(self, &members);
+    for (uint64_t rest = members.voters & ~self->asked; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        self->followers[node].vote_next = self->stable + 1;
+        if (node != self->options.node)
+            ask(step, node);
+    }
 }
 
 /* Phase 1a, once a quorum would follow. */
@@ -123,6 +148,8 @@ void election__stand(struct step *step)
         self->role = PAXOS_FOLLOWER;
         return;
     }
+    if (self->released != self->promised)
+        self->released = 0;
     self->role = PAXOS_CANDIDATE;
     self->leader = 0;
     self->ballot = self->standing;
@@ -131,12 +158,9 @@ void election__stand(struct step *step)
     if (self->match_durable > self->match)
         self->match_durable = self->match;
     election__leave_for(step, self->ballot);
-    votes_clear(self);
-    for (uint32_t i = 0; i < self->options.replica_count; i++) {
-        self->votes[i].next = self->stable + 1;
-        if (self->options.replicas[i] != self->options.node)
-            ask(step, i);
-    }
+    self->votes = 0;
+    self->asked = 0;
+    ask_all(step);
     election__timer(self, step->now, self->options.election_ns);
 }
 
@@ -170,12 +194,13 @@ void election__tick(struct step *step)
 /* ---- Voting ---- */
 
 /* Would this replica promise? A candidate that lies more than a window behind is refused, since it could not hold what
- * it has to adopt; the replica that is furthest among any quorum is never refused for that, so somebody can always win.
+ * it has to adopt, and one that lacks what can't be fed; the replica that is furthest among any quorum is never refused
+ * for that, so somebody can always win.
  */
 static bool would_promise(const struct paxos *self, const struct paxos_message *message, uint64_t now)
 {
     if (self->options.amnesiac || message->ballot <= self->promised ||
-        self->stable > message->last + self->options.window)
+        self->stable > message->last + self->options.window || message->stable < self->compacted)
         return false;
     if (protected_from(self, message->from, now))
         return false;
@@ -195,11 +220,12 @@ void election__prevote(struct step *step, const struct paxos_message *message)
 void election__prevote_reply(struct step *step, const struct paxos_message *message)
 {
     struct paxos *self = step->self;
-    uint32_t replica = paxos__replica(self, message->from);
     if (self->role != PAXOS_PRECANDIDATE || !message->granted || message->ballot != self->standing)
         return;
-    self->votes[replica].complete = true;
-    if (votes_suffice(self))
+    struct paxos_members members;
+    governing(self, &members);
+    self->votes |= paxos_mask(message->from);
+    if (members__quorum(members.voters, self->votes))
         election__stand(step);
 }
 
@@ -228,6 +254,8 @@ static void promise(struct step *step, uint16_t to, uint64_t first, uint64_t the
             *entry = (struct paxos_message_entry){.ballot = slot->ballot,
                                                   .time = slot->time,
                                                   .opened = slot->opened,
+                                                  .members = slot->members,
+                                                  .members_incarnation = slot->members_incarnation,
                                                   .size = slot->size,
                                                   .flags = slot->flags};
         }
@@ -249,7 +277,9 @@ void election__prepare(struct step *step, const struct paxos_message *message)
             promise(step, message->from, message->first, message->stable);
         return;
     }
-    if (message->ballot <= self->promised || protected_from(self, message->from, step->now)) {
+    /* The owner of the promised ballot itself asked the sender to stand: it holds no lease in this group any more. */
+    bool released = message->transfer != 0 && message->transfer == self->promised;
+    if (message->ballot <= self->promised || (!released && protected_from(self, message->from, step->now))) {
         struct paxos_message *reply = paxos__send(step, message->from, PAXOS_REJECT, self->promised);
         reply->granted = false;
         return;
@@ -263,6 +293,20 @@ void election__prepare(struct step *step, const struct paxos_message *message)
 }
 
 /* ---- Winning ---- */
+
+/* A run of chosen values is one STORE and one STABLE: false where this one does not continue the last. */
+static bool extend(struct step *step, uint64_t index, uint32_t source, uint64_t ballot)
+{
+    struct paxos_effects *effects = step->effects;
+    if (effects->count < 2 || effects->items[effects->count - 1].type != PAXOS_EFFECT_STABLE)
+        return false;
+    struct paxos_effect *run = &effects->items[effects->count - 2];
+    if (run->type != PAXOS_EFFECT_STORE || run->ballot != ballot || run->sequence == 0 ||
+        run->first + run->count != index || run->source + run->count != source)
+        return false;
+    run->count++;
+    return true;
+}
 
 /* Takes over what an acceptor reported at `index`. Reporting a value under a higher ballot than one has accepted
  * oneself is safe: that ballot's leader did propose it, and if any lower ballot had chosen another value, that leader
@@ -283,28 +327,33 @@ static bool adopt(struct step *step, const struct paxos_message *message, uint32
         slot->opened = opened;
         return true;
     }
-    struct paxos_effect *effect = paxos__effect(step, PAXOS_EFFECT_STORE);
-    effect->first = index;
-    effect->source = i;
-    effect->count = 1;
     /* A chosen value may be accepted under any higher ballot; it goes to disk so that the log there has no holes. */
-    effect->ballot = chosen ? self->ballot : entry->ballot;
-    effect->sequence = chosen ? ++self->sequence : 0;
-    *slot = (struct paxos_slot){.ballot = effect->ballot,
+    uint64_t ballot = chosen ? self->ballot : entry->ballot;
+    bool extended = chosen && entry->members == 0 && extend(step, index, i, ballot);
+    uint64_t sequence = chosen && !extended ? ++self->sequence : 0;
+    if (!extended) {
+        struct paxos_effect *effect = paxos__effect(step, PAXOS_EFFECT_STORE);
+        effect->first = index;
+        effect->source = i;
+        effect->count = 1;
+        effect->ballot = ballot;
+        effect->sequence = sequence;
+    }
+    *slot = (struct paxos_slot){.ballot = ballot,
                                 .time = entry->time,
                                 .opened = opened,
                                 .size = entry->size,
                                 .flags = entry->flags,
-                                .sequence = self->sequence};
+                                .sequence = self->sequence,
+                                .members = entry->members,
+                                .members_incarnation = entry->members_incarnation};
+    members__note(self, index);
     if (index > self->last)
         self->last = index;
     paxos__note_time(self, entry->time);
     if (chosen) {
         self->match = index;
-        self->stable = index;
-        self->stable_time = entry->time;
-        if (slot->opened > self->stable_opened)
-            self->stable_opened = slot->opened;
+        paxos__stable(step, index);
     }
     return true;
 }
@@ -312,37 +361,37 @@ static bool adopt(struct step *step, const struct paxos_message *message, uint32
 void election__promise(struct step *step, const struct paxos_message *message)
 {
     struct paxos *self = step->self;
-    uint32_t replica = paxos__replica(self, message->from);
-    if (self->role != PAXOS_CANDIDATE || message->ballot != self->ballot || self->votes[replica].complete)
+    struct paxos_follower *follower = &self->followers[message->from];
+    uint64_t mask = paxos_mask(message->from);
+    if (self->role != PAXOS_CANDIDATE || message->ballot != self->ballot || (self->votes & mask) != 0 ||
+        (self->asked & mask) == 0)
         return;
-    if (message->first > self->votes[replica].next)
+    if (message->first > follower->vote_next)
         return;
-    uint64_t was = self->stable;
-    uint32_t taken = 0, room = PAXOS_EFFECTS_MAX - 8;
+    uint32_t taken = 0, room = PAXOS_EFFECTS_MAX - 24;
     while (taken < message->entry_count && step->effects->count < room && adopt(step, message, taken))
         taken++;
-    if (self->stable > was)
-        paxos__effect(step, PAXOS_EFFECT_STABLE)->first = self->stable;
     if (message->ceiling > self->time_floor)
         self->time_floor = message->ceiling;
-    struct paxos_follower *follower = &self->followers[replica];
     follower->incarnation = message->incarnation;
     follower->defections = message->defections;
     uint64_t next = message->first + taken;
-    if (next > self->votes[replica].next)
-        self->votes[replica].next = next;
-    if (self->votes[replica].next <= message->last) {
-        ask(step, replica);
+    if (next > follower->vote_next)
+        follower->vote_next = next;
+    if (follower->vote_next <= message->last) {
+        ask(step, message->from);
         election__timer(self, step->now, self->options.election_ns);
         return;
     }
-    self->votes[replica].complete = true;
+    self->votes |= mask;
     /* Only now: everything that this acceptor knows to be chosen is stable here too, and lies before what may be cut.
      */
     if (message->stable_opened > self->opened_seen)
         self->opened_seen = message->stable_opened;
     if (votes_suffice(self))
         leader__begin(step);
+    else
+        ask_all(step);
 }
 
 void election__persisted(struct step *step)
@@ -352,7 +401,7 @@ void election__persisted(struct step *step)
         return;
     self->promised_durable = self->promised;
     if (self->role == PAXOS_CANDIDATE && self->ballot == self->promised) {
-        self->votes[paxos__replica(self, self->options.node)].complete = true;
+        self->votes |= paxos_mask(self->options.node);
         if (votes_suffice(self))
             leader__begin(step);
     } else if (self->promise_to != 0 && self->promise_to == paxos_ballot_node(self->promised)) {

@@ -16,6 +16,7 @@ static void accepted(struct step *step, bool contiguous)
     message->learner = self->options.amnesiac;
     message->received = self->match;
     message->persisted = self->match_durable;
+    message->read = self->read_heard;
     message->defections = self->pairs->peers[self->leader].defections;
 }
 
@@ -28,6 +29,7 @@ static void follow(struct step *step, const struct paxos_message *message)
         election__leave_for(step, message->ballot);
     if (self->ballot != message->ballot) {
         self->ballot = message->ballot;
+        self->read_heard = 0;
         self->match = self->stable;
         /* After a restart: what was accepted under this very ballot before is contiguous from the stable index on. */
         while (self->match < self->last && paxos__slot(self, self->match + 1)->ballot == message->ballot)
@@ -68,7 +70,10 @@ static bool store(struct step *step, const struct paxos_message *message)
                                                         .opened = paxos__opened(self, index, entry->opened),
                                                         .size = entry->size,
                                                         .flags = entry->flags,
-                                                        .sequence = effect->sequence};
+                                                        .sequence = effect->sequence,
+                                                        .members = entry->members,
+                                                        .members_incarnation = entry->members_incarnation};
+        members__note(self, index);
         paxos__note_time(self, entry->time);
     }
     self->match = end - 1;
@@ -82,8 +87,8 @@ static void look_for_memory(struct step *step, const struct paxos_message *messa
     struct paxos *self = step->self;
     /* The leader knows this process, and this process holds all that the leader had by then: everything that the former
      * process can have acknowledged. */
-    if (self->options.amnesiac && message->peer_incarnation == self->pairs->options.incarnation &&
-        self->match >= message->last)
+    if (self->options.amnesiac && self->options.memory_only &&
+        message->peer_incarnation == self->pairs->options.incarnation && self->match >= message->last)
         paxos__effect(step, PAXOS_EFFECT_CAUGHT_UP);
 }
 
@@ -96,6 +101,12 @@ void follower__accept(struct step *step, const struct paxos_message *message)
     }
     ASSERT(self->role != PAXOS_LEADER || message->ballot != self->ballot);
     follow(step, message);
+    if (message->read > self->read_heard)
+        self->read_heard = message->read;
+    if (message->lost && message->peer_incarnation == self->pairs->options.incarnation && !self->options.amnesiac) {
+        self->options.amnesiac = true;
+        (void)paxos__effect(step, PAXOS_EFFECT_LOST);
+    }
     if (message->first > self->match + 1) {
         accepted(step, false);
         return;
@@ -125,4 +136,37 @@ void follower__persisted(struct step *step)
         self->promise_acknowledged = self->promised_durable;
         accepted(step, true);
     }
+}
+
+enum sluice_status follower__installed(struct step *step)
+{
+    struct paxos *self = step->self;
+    const struct paxos_snapshot *snapshot = step->event->snapshot;
+    if (self->role != PAXOS_FOLLOWER || snapshot->members.voters == 0)
+        return SLUICE_INVALID;
+    if (snapshot->index <= self->stable)
+        return SLUICE_OK;
+    /* It stands for a chosen log, so what is held beyond it stays, and what it covers is as durable as it is. */
+    uint64_t own = paxos_mask(self->options.node);
+    bool added = (self->members.voters & own) == 0 && (snapshot->members.voters & own) != 0;
+    self->stable = snapshot->index;
+    self->stable_time = snapshot->time;
+    if (snapshot->opened > self->stable_opened)
+        self->stable_opened = snapshot->opened;
+    self->members = snapshot->members;
+    if (added && !self->options.memory_only &&
+        paxos_members_incarnation(&self->members, self->options.node) == self->pairs->options.incarnation)
+        self->options.amnesiac = false;
+    if (self->last < self->stable)
+        self->last = self->stable;
+    if (self->match < self->stable)
+        self->match = self->stable;
+    if (self->match_durable < self->stable)
+        self->match_durable = self->stable;
+    self->compacted = self->compacted > self->stable ? self->compacted : self->stable;
+    paxos__note_time(self, snapshot->time);
+    paxos__effect(step, PAXOS_EFFECT_MEMBERS)->first = self->members.index;
+    if (self->leader != 0 && self->ballot == self->promised)
+        accepted(step, true);
+    return SLUICE_OK;
 }

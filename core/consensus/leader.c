@@ -7,21 +7,18 @@
 #define UNANSWERED_MAX   4u
 #define CATCH_UP_ENTRIES 512u /* ahead of its acknowledgement, for a follower that is behind */
 
-static bool is_self(const struct paxos *self, uint32_t replica)
-{
-    return self->options.replicas[replica] == self->options.node;
-}
-
 /* One ACCEPT from follower->next on; without entries it is a probe that tells stable index and closed time. */
-static void accept(struct step *step, uint32_t replica, bool with_entries)
+static void accept(struct step *step, uint16_t node, bool with_entries)
 {
     struct paxos *self = step->self;
-    struct paxos_follower *follower = &self->followers[replica];
-    struct paxos_message *message = paxos__send(step, self->options.replicas[replica], PAXOS_ACCEPT, self->ballot);
+    struct paxos_follower *follower = &self->followers[node];
+    struct paxos_message *message = paxos__send(step, node, PAXOS_ACCEPT, self->ballot);
     uint64_t bytes = 0;
     message->first = follower->next;
     message->closed_time = self->closed_time;
     message->closed_index = self->closed_index;
+    message->read = self->read_sequence;
+    message->lost = follower->lost;
     for (uint64_t index = follower->next;
          with_entries && index <= self->last && message->entry_count < PAXOS_MESSAGE_ENTRIES_MAX; index++) {
         struct paxos_message_entry entry = {.ballot = self->ballot};
@@ -30,6 +27,8 @@ static void accept(struct step *step, uint32_t replica, bool with_entries)
             entry = (struct paxos_message_entry){.ballot = self->ballot,
                                                  .time = slot->time,
                                                  .opened = slot->opened,
+                                                 .members = slot->members,
+                                                 .members_incarnation = slot->members_incarnation,
                                                  .size = slot->size,
                                                  .flags = slot->flags};
         }
@@ -43,13 +42,22 @@ static void accept(struct step *step, uint32_t replica, bool with_entries)
     follower->sent_ns = step->now;
 }
 
+/* What it lacks can't be fed, or there is so much of it that a snapshot is the shorter way. */
+static bool snapshot_due(const struct paxos *self, const struct paxos_follower *follower)
+{
+    if (follower->next <= self->compacted)
+        return true;
+    return self->options.behind_max != 0 && follower->match < self->stable &&
+           self->stable - follower->match > self->options.behind_max;
+}
+
 /* Sends what the follower lacks, as far as its pace and one step's room for messages allow. */
-static void feed(struct step *step, uint32_t replica)
+static void feed(struct step *step, uint16_t node)
 {
     struct paxos *self = step->self;
-    struct paxos_follower *follower = &self->followers[replica];
-    uint32_t most = PAXOS_EFFECT_MESSAGES_MAX / self->options.replica_count;
-    for (uint32_t i = 0; i < most && follower->next <= self->last; i++) {
+    struct paxos_follower *follower = &self->followers[node];
+    uint32_t most = PAXOS_EFFECT_MESSAGES_MAX / PAXOS_AUDIENCE_MAX;
+    for (uint32_t i = 0; i < most && follower->next <= self->last && !follower->snapshot; i++) {
         bool behind = follower->match < self->stable && self->stable - follower->match > CATCH_UP_ENTRIES;
         if (follower->probing && i > 0)
             return;
@@ -57,15 +65,64 @@ static void feed(struct step *step, uint32_t replica)
             return;
         if (follower->next > follower->match + self->options.window)
             return;
-        accept(step, replica, true);
+        if (follower->acknowledged && snapshot_due(self, follower)) {
+            follower->snapshot = true;
+            paxos__effect(step, PAXOS_EFFECT_SNAPSHOT)->node = node;
+            return;
+        }
+        /* Where it stands is not known yet, and the guess lies before what can be fed: ask without values. */
+        accept(step, node, follower->next > self->compacted);
     }
 }
 
 static void feed_all(struct step *step)
 {
-    for (uint32_t i = 0; i < step->self->options.replica_count; i++)
-        if (!is_self(step->self, i) && !step->self->followers[i].probing)
-            feed(step, i);
+    for (uint64_t rest = members__audience(step->self); rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        if (!step->self->followers[node].probing)
+            feed(step, node);
+    }
+}
+
+bool leader__counts(const struct paxos *self, uint16_t node)
+{
+    const struct paxos_follower *follower = &self->followers[node];
+    return follower->acknowledged && !follower->learner && !follower->lost &&
+           follower->incarnation >= paxos_members_incarnation(&self->members, node);
+}
+
+static void reads_done(struct step *step)
+{
+    struct paxos *self = step->self;
+    uint64_t rounds[PAXOS_NODES_MAX] = {0};
+    if (self->read_done == self->read_sequence || !self->leading)
+        return;
+    for (uint64_t rest = self->members.voters; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        if (node == self->options.node)
+            rounds[node] = self->read_sequence;
+        else if (leader__counts(self, node))
+            rounds[node] = self->followers[node].read;
+    }
+    uint64_t done = members__reached(self, rounds);
+    if (done <= self->read_done)
+        return;
+    self->read_done = done;
+    paxos__effect(step, PAXOS_EFFECT_READ)->sequence = done;
+}
+
+/* Whoever echoes the round has promised no higher ballot since it began, so while a quorum does, nobody else can have
+ * chosen anything that this leader does not know (Raft thesis, 6.4). No clock is in it. */
+enum sluice_status leader__read(struct step *step)
+{
+    struct paxos *self = step->self;
+    if (self->role != PAXOS_LEADER)
+        return SLUICE_NOT_LEADER;
+    self->read_sequence++;
+    for (uint64_t rest = self->members.voters & ~paxos_mask(self->options.node); rest != 0; rest &= rest - 1)
+        accept(step, (uint16_t)__builtin_ctzll(rest), false);
+    reads_done(step);
+    return SLUICE_OK;
 }
 
 /* A leader's ballot opens with a no-op behind the suffix: an index that nobody holds anything chosen at, so that
@@ -76,7 +133,8 @@ static void feed_all(struct step *step)
 static bool open_with_noop(struct step *step)
 {
     struct paxos *self = step->self;
-    if (self->last >= self->opened || paxos__index_max(self) < self->opened)
+    /* Nothing follows a members entry that is not stable. */
+    if (self->last >= self->opened || paxos__index_max(self) < self->opened || members__pending(self) != 0)
         return false;
     uint64_t floor = self->time_floor;
     uint64_t time = step->event->time > floor ? step->event->time : floor + 1;
@@ -96,21 +154,40 @@ static bool open_with_noop(struct step *step)
 static void commit(struct step *step)
 {
     struct paxos *self = step->self;
-    uint64_t reached[PAXOS_REPLICAS_MAX] = {0};
-    for (uint32_t i = 0; i < self->options.replica_count; i++) {
-        if (is_self(self, i))
-            reached[i] = self->match_durable;
-        else if (self->followers[i].acknowledged && !self->followers[i].learner)
-            reached[i] = self->followers[i].match;
+    /* Everything above the old stable index was proposed again under this ballot, so counting replicas is enough; but a
+     * members entry among it changes who counts for what follows. */
+    for (;;) {
+        uint64_t reached[PAXOS_NODES_MAX] = {0};
+        for (uint64_t rest = self->members.voters; rest != 0; rest &= rest - 1) {
+            uint16_t node = (uint16_t)__builtin_ctzll(rest);
+            if (node == self->options.node)
+                reached[node] = self->match_durable;
+            else if (leader__counts(self, node))
+                reached[node] = self->followers[node].match;
+        }
+        uint64_t index = members__reached(self, reached), pending = members__pending(self);
+        if (index > self->match)
+            index = self->match;
+        if (pending != 0 && index > pending)
+            index = pending;
+        if (index > self->stable) {
+            paxos__stable(step, index);
+        } else if (open_with_noop(step)) {
+            feed_all(step);
+        } else {
+            break;
+        }
     }
-    /* Everything above the old stable index was proposed again under this ballot, so counting replicas is enough. */
-    paxos__stable(step, quorum_reached(reached, self->options.replica_count));
-    if (open_with_noop(step))
-        feed_all(step);
     if (!self->leading && self->stable >= self->opened) {
         self->leading = true;
         paxos__effect(step, PAXOS_EFFECT_LEADING)->ballot = self->ballot;
+        reads_done(step);
     }
+    if (!members__votes(self, self->options.node))
+        election__step_down(step, self->ballot); /* removed: the others choose whom they like */
+    else
+        handover__progress(step);
+    handover__if_unwanted(step);
 }
 
 /* Adopting index by index can bring back, behind the log of a later leader, a value of an earlier one that was never
@@ -118,20 +195,28 @@ static void commit(struct step *step)
  * highest ballot known to begin its log at or before it. A leader's log begins where the suffix that its phase 1 found
  * ends, and that quorum held nothing beyond; so behind an entry opened by ballot b, a value of a ballot below b was not
  * chosen, and the log ends before it. Whatever was chosen is kept: had it been, that phase 1 would have found it. */
-static void cut_what_was_not_chosen(struct paxos *self)
+uint64_t leader__end(const struct paxos *self)
 {
     uint64_t opened = self->opened_seen > self->stable_opened ? self->opened_seen : self->stable_opened;
     uint64_t time = self->stable_time;
     for (uint64_t index = self->stable + 1; index <= self->last; index++) {
         const struct paxos_slot *slot = paxos__slot(self, index);
         /* Times rise in every leader's log, so one that falls is another sign of the same. */
-        if (slot->ballot < opened || slot->time <= time) {
-            self->last = index - 1;
-            return;
-        }
+        if (slot->ballot < opened || slot->time <= time)
+            return index - 1;
         opened = slot->opened > opened ? slot->opened : opened;
         time = slot->time;
     }
+    return self->last;
+}
+
+/* A follower of whom nothing is known under this ballot. */
+static void meet(struct paxos *self, uint16_t node)
+{
+    struct paxos_follower *follower = &self->followers[node];
+    memset(follower, 0, sizeof(*follower));
+    follower->next = self->stable + 1;
+    follower->probing = true;
 }
 
 /* Phase 1 is complete: the suffix is proposed again under the new ballot, and a no-op behind it opens the ballot. */
@@ -144,7 +229,11 @@ void leader__begin(struct step *step)
     self->leading = false;
     self->quorum_lost_ns = 0;
     self->election_at_ns = 0;
-    cut_what_was_not_chosen(self);
+    self->last = leader__end(self);
+    self->leaving = 0;
+    self->transfer_to = 0;
+    self->released = 0;
+    self->read_sequence = self->read_done = 0;
     if (self->last > self->stable) {
         struct paxos_effect *effect = paxos__effect(step, PAXOS_EFFECT_REWRITE);
         effect->first = self->stable + 1;
@@ -163,13 +252,11 @@ void leader__begin(struct step *step)
     self->match = self->last;
     (void)paxos__advance_durable(self);
     (void)open_with_noop(step);
-    for (uint32_t i = 0; i < self->options.replica_count; i++) {
-        struct paxos_follower *follower = &self->followers[i];
-        memset(follower, 0, sizeof(*follower));
-        follower->next = self->stable + 1;
-        follower->probing = true;
-        if (!is_self(self, i))
-            feed(step, i);
+    memset(self->followers, 0, sizeof(self->followers));
+    for (uint64_t rest = members__audience(self); rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        meet(self, node);
+        feed(step, node);
     }
     commit(step);
 }
@@ -188,6 +275,9 @@ enum sluice_status leader__propose(struct step *step)
     for (uint32_t i = 0; i < event->proposal_count; i++) {
         if (event->proposals[i].time <= time)
             return SLUICE_INVALID;
+        if (event->proposals[i].members != 0 && (event->proposal_count != 1 || !self->leading ||
+                                                 !members__step(self->members.voters, event->proposals[i].members)))
+            return SLUICE_INVALID;
         time = event->proposals[i].time;
     }
     struct paxos_effect *effect = paxos__effect(step, PAXOS_EFFECT_STORE);
@@ -202,7 +292,10 @@ enum sluice_status leader__propose(struct step *step)
                                                                .opened = self->ballot,
                                                                .size = proposal->size,
                                                                .flags = proposal->flags,
-                                                               .sequence = effect->sequence};
+                                                               .sequence = effect->sequence,
+                                                               .members = proposal->members,
+                                                               .members_incarnation = proposal->members_incarnation};
+        members__note(self, self->last);
         paxos__note_time(self, proposal->time);
     }
     self->match = self->last;
@@ -223,10 +316,13 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
 {
     struct pairs_peer *peer = &self->pairs->peers[message->from];
     bool newcomer = message->incarnation != follower->incarnation;
-    if (newcomer && self->options.memory_only)
-        follower->match = follower->received = 0; /* its memory went with its process */
-    if (newcomer)
+    if (newcomer) {
+        /* What its former process said is no word of this one. */
+        bool shortened = follower->acknowledged && message->persisted < follower->match;
+        follower->lost = shortened && !self->options.memory_only && !message->learner;
+        follower->match = follower->received = follower->read = 0;
         follower->defections = 0;
+    }
     follower->incarnation = message->incarnation;
     follower->acknowledged = true;
     follower->learner = message->learner;
@@ -240,6 +336,10 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
         follower->match = persisted;
     if (message->received > follower->received)
         follower->received = message->received < self->last ? message->received : self->last;
+    if (message->read > follower->read && message->read <= self->read_sequence)
+        follower->read = message->read;
+    if ((self->leaving & paxos_mask(message->from)) != 0 && follower->stable >= self->members.index)
+        self->leaving &= ~paxos_mask(message->from);
 }
 
 void leader__accepted(struct step *step, const struct paxos_message *message)
@@ -247,8 +347,9 @@ void leader__accepted(struct step *step, const struct paxos_message *message)
     struct paxos *self = step->self;
     if (self->role != PAXOS_LEADER || message->ballot != self->ballot)
         return;
-    uint32_t replica = paxos__replica(self, message->from);
-    struct paxos_follower *follower = &self->followers[replica];
+    if ((members__audience(self) & paxos_mask(message->from)) == 0)
+        return;
+    struct paxos_follower *follower = &self->followers[message->from];
     note_acknowledgement(self, follower, message);
     follower->unanswered = 0;
     if (follower->match >= follower->next)
@@ -260,39 +361,59 @@ void leader__accepted(struct step *step, const struct paxos_message *message)
             follower->next = next > follower->match ? next : follower->match + 1;
         follower->probing = false;
     }
+    reads_done(step);
     commit(step);
-    feed(step, replica);
+    if (self->role == PAXOS_LEADER)
+        feed(step, message->from);
 }
 
 /* Must this follower be spoken to? It lacks entries, or its word for our ballot is not that of the process that speaks
  * for it now. */
-static bool wanting(const struct paxos *self, uint32_t replica)
+static bool wanting(const struct paxos *self, uint16_t node)
 {
-    const struct paxos_follower *follower = &self->followers[replica];
-    const struct pairs_peer *peer = &self->pairs->peers[self->options.replicas[replica]];
+    const struct paxos_follower *follower = &self->followers[node];
+    const struct pairs_peer *peer = &self->pairs->peers[node];
     return !follower->acknowledged || follower->match < self->last || follower->stable < self->stable ||
-           follower->learner ||
+           follower->learner || follower->read < self->read_sequence ||
            (peer->incarnation != 0 &&
             (follower->incarnation != peer->incarnation || follower->defections != peer->their_defections));
 }
 
 /* Ever more seldom where no answer comes, and not at all to a node that is not heard: its next beat brings this up
  * again. */
-static uint64_t resend_at(const struct paxos *self, uint32_t replica)
+static uint64_t resend_at(const struct paxos *self, uint16_t node)
 {
-    const struct paxos_follower *follower = &self->followers[replica];
-    if (follower->unanswered == UNANSWERED_MAX && self->pairs->peers[self->options.replicas[replica]].silent)
+    const struct paxos_follower *follower = &self->followers[node];
+    if (follower->unanswered == UNANSWERED_MAX && self->pairs->peers[node].silent)
         return UINT64_MAX;
     return follower->sent_ns + (self->options.resend_ns << follower->unanswered);
+}
+
+/* Learners come and go with what is wanted; one that was not fed until now begins with a question. */
+static void meet_new(struct paxos *self, uint64_t audience)
+{
+    for (uint64_t rest = audience; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        if (self->followers[node].next == 0)
+            meet(self, node);
+    }
+}
+
+static bool quorum_heard(const struct paxos *self, uint64_t now)
+{
+    uint64_t heard = paxos_mask(self->options.node);
+    for (uint64_t rest = self->members.voters & ~heard; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        if (pairs_alive(self->pairs, node, 0, now))
+            heard |= paxos_mask(node);
+    }
+    return members__quorum(self->members.voters, heard);
 }
 
 void leader__tick(struct step *step)
 {
     struct paxos *self = step->self;
-    uint32_t heard = 0;
-    for (uint32_t i = 0; i < self->options.replica_count; i++)
-        heard += is_self(self, i) || pairs_alive(self->pairs, self->options.replicas[i], 0, step->now);
-    if (heard >= quorum_size(self->options.replica_count)) {
+    if (quorum_heard(self, step->now)) {
         self->quorum_lost_ns = 0;
     } else if (self->quorum_lost_ns == 0) {
         self->quorum_lost_ns = step->now;
@@ -300,22 +421,31 @@ void leader__tick(struct step *step)
         election__step_down(step, 0); /* check-quorum: nobody waits for a leader that reaches nobody */
         return;
     }
-    for (uint32_t i = 0; i < self->options.replica_count; i++) {
-        struct paxos_follower *follower = &self->followers[i];
-        if (is_self(self, i))
-            continue;
-        bool lacking = wanting(self, i);
-        if (lacking && step->now >= resend_at(self, i)) {
+    handover__progress(step);
+    handover__if_unwanted(step);
+    if (self->role != PAXOS_LEADER)
+        return;
+    /* A removed one that is not heard is not waited for; it is told by whoever it asks. */
+    for (uint64_t rest = self->leaving; rest != 0; rest &= rest - 1)
+        if (self->pairs->peers[__builtin_ctzll(rest)].silent)
+            self->leaving &= ~(rest & -rest);
+    uint64_t audience = members__audience(self);
+    meet_new(self, audience);
+    for (uint64_t rest = audience; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        struct paxos_follower *follower = &self->followers[node];
+        bool lacking = wanting(self, node);
+        if (lacking && step->now >= resend_at(self, node)) {
             /* Lost, or not yet answered: ask where it stands; its answer sets next right. Who does not answer is sent
              * no values. */
-            bool first = !follower->probing;
-            if (first)
+            bool first = !follower->probing && !follower->snapshot && follower->match + 1 > self->compacted;
+            if (!follower->probing)
                 follower->next = follower->match + 1;
             follower->probing = true;
             follower->unanswered += follower->unanswered < UNANSWERED_MAX;
-            accept(step, i, first);
+            accept(step, node, first);
         } else if (follower->sent_stable < self->stable && step->now - follower->sent_ns >= STABLE_NEWS_NS) {
-            accept(step, i, false);
+            accept(step, node, false);
         }
     }
 }
@@ -323,13 +453,14 @@ void leader__tick(struct step *step)
 uint64_t leader__next_tick(const struct paxos *self)
 {
     uint64_t next = self->quorum_lost_ns == 0 ? UINT64_MAX : self->quorum_lost_ns + self->options.election_ns;
-    for (uint32_t i = 0; i < self->options.replica_count; i++) {
-        const struct paxos_follower *follower = &self->followers[i];
+    if (self->transfer_to != 0 && self->transfer_until_ns < next)
+        next = self->transfer_until_ns;
+    for (uint64_t rest = members__audience(self); rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        const struct paxos_follower *follower = &self->followers[node];
         uint64_t due = UINT64_MAX;
-        if (is_self(self, i))
-            continue;
-        if (wanting(self, i))
-            due = resend_at(self, i);
+        if (wanting(self, node))
+            due = resend_at(self, node);
         if (follower->sent_stable < self->stable && follower->sent_ns + STABLE_NEWS_NS < due)
             due = follower->sent_ns + STABLE_NEWS_NS;
         if (due < next)

@@ -10,14 +10,6 @@ struct paxos_slot *paxos__slot(const struct paxos *self, uint64_t index)
     return &self->slots[index & (self->options.window - 1)];
 }
 
-uint32_t paxos__replica(const struct paxos *self, uint16_t node)
-{
-    for (uint32_t i = 0; i < self->options.replica_count; i++)
-        if (self->options.replicas[i] == node)
-            return i;
-    return REPLICA_NONE;
-}
-
 struct paxos_effect *paxos__effect(struct step *step, enum paxos_effect_type type)
 {
     ASSERT(step->effects->count < PAXOS_EFFECTS_MAX);
@@ -77,11 +69,19 @@ void paxos__stable(struct step *step, uint64_t index)
     ASSERT(index <= self->last && index <= self->match);
     if (index <= self->stable)
         return;
-    self->stable = index;
+    uint64_t first = self->stable + 1;
+    struct paxos_effects *effects = step->effects;
+    if (effects->count == 0 || effects->items[effects->count - 1].type != PAXOS_EFFECT_STABLE)
+        (void)paxos__effect(step, PAXOS_EFFECT_STABLE);
+    effects->items[effects->count - 1].first = index;
+    for (uint64_t i = first; i <= index; i++) {
+        self->stable = i;
+        if (paxos__slot(self, i)->members != 0)
+            members__stable(step, i);
+    }
     self->stable_time = paxos__slot(self, index)->time;
     if (paxos__slot(self, index)->opened > self->stable_opened)
         self->stable_opened = paxos__slot(self, index)->opened;
-    paxos__effect(step, PAXOS_EFFECT_STABLE)->first = index;
 }
 
 bool paxos__advance_durable(struct paxos *self)
@@ -108,14 +108,20 @@ enum sluice_status paxos_init(struct paxos *self, const struct paxos_options *op
 {
     memset(self, 0, sizeof(*self));
     bool power = options->window >= 2 && (options->window & (options->window - 1)) == 0;
-    if (options->replica_count == 0 || options->replica_count > PAXOS_REPLICAS_MAX || !power ||
-        recovered->stable > recovered->last || recovered->last - recovered->stable > options->window)
+    if (options->node == 0 || options->node >= PAXOS_NODES_MAX || options->replica_count > PAXOS_REPLICAS_MAX ||
+        !power || recovered->stable > recovered->last || recovered->last - recovered->stable > options->window)
         return SLUICE_INVALID;
     self->options = *options;
     self->pairs = pairs;
     self->slots = slots;
-    if (paxos__replica(self, options->node) == REPLICA_NONE)
-        return SLUICE_INVALID;
+    self->members = recovered->members;
+    if (self->members.voters == 0)
+        for (uint32_t i = 0; i < options->replica_count; i++) {
+            if (options->replicas[i] == 0 || options->replicas[i] >= PAXOS_NODES_MAX)
+                return SLUICE_INVALID;
+            self->members.voters |= paxos_mask(options->replicas[i]);
+        }
+    self->compacted = recovered->compacted;
     memset(slots, 0, options->window * sizeof(*slots));
     self->promised = self->promised_durable = recovered->promised;
     self->highest_seen = recovered->promised;
@@ -127,8 +133,9 @@ enum sluice_status paxos_init(struct paxos *self, const struct paxos_options *op
     paxos__note_time(self, recovered->stable_time);
     self->random = options->seed | 1;
     bool first = recovered->promised == 0 && options->preferred == options->node;
-    election__timer(self, now_ns, first || options->replica_count == 1 ? 0 : options->election_ns);
-    if (first || options->replica_count == 1)
+    first = first || self->members.voters == paxos_mask(options->node);
+    election__timer(self, now_ns, first ? 0 : options->election_ns);
+    if (first)
         self->election_at_ns = now_ns;
     return SLUICE_OK;
 }
@@ -138,6 +145,7 @@ void paxos_recover_slot(struct paxos *self, uint64_t index, const struct paxos_s
     ASSERT(index > self->stable && index <= self->last);
     *paxos__slot(self, index) = *slot;
     paxos__slot(self, index)->sequence = 0;
+    members__note(self, index);
     if (slot->time > self->last_time)
         paxos__note_time(self, slot->time);
 }
@@ -145,7 +153,8 @@ void paxos_recover_slot(struct paxos *self, uint64_t index, const struct paxos_s
 /* What no correct replica of this group sends. */
 static bool message_possible(const struct paxos *self, const struct paxos_message *message)
 {
-    if (paxos__replica(self, message->from) == REPLICA_NONE || message->from == self->options.node)
+    /* From any node of the cluster: whoever lags does not know all members yet. */
+    if (message->from == 0 || message->from >= PAXOS_NODES_MAX || message->from == self->options.node)
         return false;
     if (message->entry_count > PAXOS_MESSAGE_ENTRIES_MAX || message->ballot == UINT64_MAX || message->incarnation == 0)
         return false;
@@ -154,6 +163,8 @@ static bool message_possible(const struct paxos *self, const struct paxos_messag
     switch (message->type) {
     case PAXOS_PREVOTE:
     case PAXOS_PREPARE:
+        return paxos_ballot_node(message->ballot) == message->from && message->entry_count == 0;
+    case PAXOS_TRANSFER:
         return paxos_ballot_node(message->ballot) == message->from && message->entry_count == 0;
     case PAXOS_ACCEPT:
         for (uint32_t i = 0; i < message->entry_count; i++)
@@ -206,6 +217,9 @@ static enum sluice_status receive(struct step *step)
     case PAXOS_ACCEPTED:
         leader__accepted(step, message);
         break;
+    case PAXOS_TRANSFER:
+        handover__take(step, message);
+        break;
     default:
         if (message->ballot > self->ballot && self->role != PAXOS_FOLLOWER)
             election__step_down(step, message->ballot);
@@ -219,6 +233,7 @@ enum sluice_status paxos_step(struct paxos *self, const struct paxos_event *even
     struct step step = {.self = self, .event = event, .effects = effects, .now = event->now_ns};
     effects->count = 0;
     effects->message_count = 0;
+    self->heard_now_ns = event->now_ns;
     switch (event->type) {
     case PAXOS_EVENT_TICK:
         if (self->role == PAXOS_LEADER)
@@ -244,8 +259,26 @@ enum sluice_status paxos_step(struct paxos *self, const struct paxos_event *even
             election__start(&step);
         return SLUICE_OK;
     case PAXOS_EVENT_ADMIT:
-        self->options.amnesiac = false;
+        if (self->options.memory_only)
+            self->options.amnesiac = false;
         return SLUICE_OK;
+    case PAXOS_EVENT_TRANSFER:
+        return handover__begin(&step);
+    case PAXOS_EVENT_READ:
+        return leader__read(&step);
+    case PAXOS_EVENT_COMPACT:
+        if (event->index + self->options.window > self->stable)
+            return SLUICE_INVALID;
+        if (event->index > self->compacted)
+            self->compacted = event->index;
+        return SLUICE_OK;
+    case PAXOS_EVENT_SNAPSHOT_ENDED:
+        if (event->node == 0 || event->node >= PAXOS_NODES_MAX)
+            return SLUICE_INVALID;
+        self->followers[event->node].snapshot = false;
+        return SLUICE_OK;
+    case PAXOS_EVENT_INSTALLED:
+        return follower__installed(&step);
     }
     return SLUICE_INVALID;
 }
@@ -258,24 +291,25 @@ uint64_t paxos_next_tick_ns(const struct paxos *self)
 }
 
 /* Does the voter's latest word still speak of our ballot? See pairs.h. */
-static bool counts(const struct paxos *self, uint32_t replica)
+static bool counts(const struct paxos *self, uint16_t node)
 {
-    const struct paxos_follower *follower = &self->followers[replica];
-    const struct pairs_peer *peer = &self->pairs->peers[self->options.replicas[replica]];
-    return follower->acknowledged && !follower->learner && follower->incarnation == peer->incarnation &&
+    const struct paxos_follower *follower = &self->followers[node];
+    const struct pairs_peer *peer = &self->pairs->peers[node];
+    return leader__counts(self, node) && follower->incarnation == peer->incarnation &&
            follower->defections == peer->their_defections;
 }
 
 bool paxos_lease_valid(const struct paxos *self, uint64_t now_ns)
 {
-    uint32_t held = 0;
+    uint64_t held = paxos_mask(self->options.node);
     if (self->role != PAXOS_LEADER || !self->leading)
         return false;
-    for (uint32_t i = 0; i < self->options.replica_count; i++) {
-        uint16_t node = self->options.replicas[i];
-        held += node == self->options.node || (counts(self, i) && now_ns < self->pairs->peers[node].lease_until_ns);
+    for (uint64_t rest = self->members.voters & ~held; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        if (counts(self, node) && now_ns < self->pairs->peers[node].lease_until_ns)
+            held |= paxos_mask(node);
     }
-    return held >= quorum_size(self->options.replica_count);
+    return members__quorum(self->members.voters, held);
 }
 
 uint64_t paxos_time_floor(const struct paxos *self)
@@ -285,17 +319,17 @@ uint64_t paxos_time_floor(const struct paxos *self)
 
 uint64_t paxos_close_time(struct paxos *self, uint64_t time)
 {
-    uint64_t ceilings[PAXOS_REPLICAS_MAX] = {0};
+    uint64_t ceilings[PAXOS_NODES_MAX] = {0};
     if (self->role != PAXOS_LEADER || !self->leading)
         return self->closed_time;
-    for (uint32_t i = 0; i < self->options.replica_count; i++) {
-        uint16_t node = self->options.replicas[i];
+    for (uint64_t rest = self->members.voters; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
         if (node == self->options.node)
-            ceilings[i] = self->pairs->ceiling_own_durable;
-        else if (counts(self, i))
-            ceilings[i] = self->pairs->peers[node].their_ceiling;
+            ceilings[node] = self->pairs->ceiling_own_durable;
+        else if (counts(self, node))
+            ceilings[node] = self->pairs->peers[node].their_ceiling;
     }
-    uint64_t ceiling = quorum_reached(ceilings, self->options.replica_count);
+    uint64_t ceiling = members__reached(self, ceilings);
     uint64_t closable = time < ceiling ? time : ceiling;
     if (closable > self->closed_time) {
         self->closed_time = closable;
@@ -309,7 +343,8 @@ uint64_t paxos_close_time(struct paxos *self, uint64_t time)
 
 uint32_t paxos_room(const struct paxos *self)
 {
-    if (self->role != PAXOS_LEADER || self->last < self->opened)
+    if (self->role != PAXOS_LEADER || self->last < self->opened || self->transfer_to != 0 ||
+        members__pending(self) != 0)
         return 0;
     uint64_t max = paxos__index_max(self);
     return max > self->last ? (uint32_t)(max - self->last) : 0;

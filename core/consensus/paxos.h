@@ -17,7 +17,9 @@
 #include "api/sluice_status.h"
 #include "core/consensus/pairs.h"
 
-#define PAXOS_REPLICAS_MAX        7
+#define PAXOS_REPLICAS_MAX        7 /* voters of a group */
+#define PAXOS_NODES_MAX           PAIRS_NODES_MAX
+#define PAXOS_AUDIENCE_MAX        12         /* voters and learners that one leader feeds */
 #define PAXOS_MESSAGE_ENTRIES_MAX 256        /* entries in one message */
 #define PAXOS_MESSAGE_BYTES_MAX   (1u << 20) /* a message carries at least one entry, and further ones up to this */
 
@@ -27,6 +29,32 @@ static inline uint16_t paxos_ballot_node(uint64_t ballot)
     return (uint16_t)(ballot & 0xffff);
 }
 
+/* A set of nodes, 1 … 63. */
+static inline uint64_t paxos_mask(uint16_t node)
+{
+    return UINT64_C(1) << (node & 63);
+}
+
+static inline uint32_t paxos_mask_count(uint64_t mask)
+{
+    uint32_t count = 0;
+    for (; mask != 0; mask &= mask - 1)
+        count++;
+    return count;
+}
+
+/* Who votes, by the log up to some index. */
+struct paxos_members {
+    uint64_t voters;                           /* a mask; 0: not known yet, this replica only learns */
+    uint64_t index;                            /* of the entry that it stems from; 0: the group began with it */
+    uint64_t incarnations[PAXOS_REPLICAS_MAX]; /* of each voter in the order of the nodes, as it was when it was added:
+                                                  an older process of it has no vote. 0: any */
+};
+/* What the members entry at `index` makes of them: `incarnation` is that of the node that it adds. */
+void paxos_members_apply(struct paxos_members *self, uint64_t voters, uint64_t incarnation, uint64_t index);
+/* The incarnation that a voter must have at least; UINT64_MAX where it is none. */
+uint64_t paxos_members_incarnation(const struct paxos_members *self, uint16_t node);
+
 struct paxos_slot {
     uint64_t ballot; /* under which the entry was accepted here */
     uint64_t time;   /* HLC given by the leader that first proposed it; survives adoption */
@@ -34,6 +62,8 @@ struct paxos_slot {
     uint32_t flags;
     uint64_t opened;   /* the highest ballot known to begin its log at or before this index; see election.c */
     uint64_t sequence; /* on disk once the caller has reported this one; 0: it is */
+    uint64_t members;  /* a members entry: the voters from the next index on; 0: another entry */
+    uint64_t members_incarnation;
 };
 
 enum paxos_message_type {
@@ -44,6 +74,7 @@ enum paxos_message_type {
     PAXOS_ACCEPT,   /* phase 2a; with no entries it is a heartbeat or a probe */
     PAXOS_ACCEPTED, /* phase 2b, cumulative */
     PAXOS_REJECT,   /* the receiver has promised `ballot`; the sender's was lower (or a lease runs: granted = false) */
+    PAXOS_TRANSFER, /* the leader of `ballot` has ceased to lead and to read: the receiver should stand */
 };
 
 /* One entry within a message: the slot's facts; the value travels beside it. */
@@ -51,6 +82,8 @@ struct paxos_message_entry {
     uint64_t ballot; /* PROMISE: accepted under; UINT64_MAX where it is known chosen. ACCEPT: equals the message's */
     uint64_t time;
     uint64_t opened;
+    uint64_t members;
+    uint64_t members_incarnation;
     uint32_t size;
     uint32_t flags;
 };
@@ -59,6 +92,7 @@ struct paxos_message {
     uint8_t type;
     bool granted; /* PREVOTE_REPLY */
     bool learner; /* ACCEPTED: the sender has lost its memory and must not be counted */
+    bool lost;    /* ACCEPT: the receiver has lost what it had acknowledged, as the leader saw */
     uint16_t from;
     uint32_t entry_count; /* entries first … first + entry_count - 1 follow */
     uint64_t epoch;       /* of the group; others are ignored */
@@ -76,6 +110,8 @@ struct paxos_message {
     uint64_t ceiling;          /* PROMISE */
     uint64_t closed_time;      /* ACCEPT: the leader promises nothing at or below this beyond closed_index */
     uint64_t closed_index;
+    uint64_t read;     /* ACCEPT: the newest read round; ACCEPTED: the newest that was heard of under this ballot */
+    uint64_t transfer; /* PREPARE: the ballot whose leader asked the sender to stand, having released its leases */
     struct paxos_message_entry entries[PAXOS_MESSAGE_ENTRIES_MAX];
 };
 
@@ -86,13 +122,30 @@ enum paxos_event_type {
                               otherwise */
     PAXOS_EVENT_PERSISTED, /* everything handed out up to `sequence` is on stable storage */
     PAXOS_EVENT_CAMPAIGN,  /* stand for election now, for the preferred leader of a new group */
-    PAXOS_EVENT_ADMIT,     /* a replica that had lost its memory is a voter again (the map group said so) */
+    PAXOS_EVENT_ADMIT,     /* a volatile replica that had lost its memory is a voter again (the map group said so) */
+    PAXOS_EVENT_TRANSFER,  /* leader: hand over to `node`, or (0) to whoever holds most. Nothing can be proposed
+                              meanwhile;  it goes on leading where the other does not keep up. NOT_LEADER; AGAIN: nobody
+                              fits */
+    PAXOS_EVENT_READ,      /* leader: begins a read round, `read_sequence`; PAXOS_EFFECT_READ answers. NOT_LEADER */
+    PAXOS_EVENT_COMPACT,   /* entries up to `index` can't be fed any more; INVALID within a window of the stable one */
+    PAXOS_EVENT_SNAPSHOT_ENDED, /* leader: the snapshot for `node` was handed over, or given up */
+    PAXOS_EVENT_INSTALLED, /* follower: `snapshot` has taken the place of the log up to its index. INVALID elsewhere */
+};
+
+/* What a snapshot says of its last entry. */
+struct paxos_snapshot {
+    uint64_t index;
+    uint64_t time;
+    uint64_t opened;
+    struct paxos_members members;
 };
 
 struct paxos_proposal {
     uint64_t time; /* strictly above paxos_time_floor and rising */
     uint32_t size;
-    uint32_t flags; /* carried unread */
+    uint32_t flags;   /* carried unread */
+    uint64_t members; /* what paxos_next_members said; such a proposal comes alone */
+    uint64_t members_incarnation;
 };
 
 struct paxos_event {
@@ -103,6 +156,9 @@ struct paxos_event {
     const struct paxos_proposal *proposals;
     uint32_t proposal_count; /* at most PAXOS_MESSAGE_ENTRIES_MAX */
     uint64_t sequence;
+    uint64_t index;
+    uint16_t node;
+    const struct paxos_snapshot *snapshot;
 };
 
 enum paxos_effect_type {
@@ -118,8 +174,14 @@ enum paxos_effect_type {
     PAXOS_EFFECT_LEADING,   /* this replica leads under `ballot` and its opening no-op is stable: reads may begin */
     PAXOS_EFFECT_FOLLOWING, /* it no longer leads (answer what is in flight with OUTCOME_UNKNOWN), or the leader changed
                                to `node` (0: unknown) */
-    PAXOS_EFFECT_CAUGHT_UP, /* a replica that had lost its memory holds all that it may ever have acknowledged: ask for
-                               ADMIT */
+    PAXOS_EFFECT_CAUGHT_UP, /* a volatile replica that had lost its memory holds all that it may ever have acknowledged:
+                               ask for ADMIT */
+    PAXOS_EFFECT_MEMBERS,   /* after the STABLE that brought it: self.members changed by the entry `first` */
+    PAXOS_EFFECT_READ,      /* read rounds up to `sequence` are done: such reads may be answered from what is stable */
+    PAXOS_EFFECT_SNAPSHOT,  /* leader: `node` lacks entries that can't be fed (or too many): send it a snapshot, and say
+                               SNAPSHOT_ENDED; until then it gets no entries */
+    PAXOS_EFFECT_LOST,      /* this replica has lost what it had acknowledged: it has no vote until it was removed and
+                               added again, across restarts too (options.amnesiac) */
 };
 
 struct paxos_effect {
@@ -134,7 +196,7 @@ struct paxos_effect {
 };
 
 #define PAXOS_EFFECTS_MAX         64
-#define PAXOS_EFFECT_MESSAGES_MAX 16
+#define PAXOS_EFFECT_MESSAGES_MAX 24
 struct paxos_effects {
     uint32_t count;
     uint32_t message_count;
@@ -145,28 +207,33 @@ struct paxos_effects {
 struct paxos_options {
     uint16_t node;
     uint64_t epoch;
-    uint16_t replicas[PAXOS_REPLICAS_MAX];
+    uint16_t replicas[PAXOS_REPLICAS_MAX]; /* the members that the group began with; none: the log will tell */
     uint32_t replica_count;
     uint16_t preferred;          /* who campaigns first in a group that never had a ballot */
     bool memory_only;            /* volatile pool: entries count when received, only promises go to disk */
-    bool amnesiac;               /* memory_only, restarted: a learner until ADMIT */
+    bool amnesiac;               /* it may have lost what it acknowledged: a learner until ADMIT (memory_only), or until
+                                    it was removed from the members and added again as this process */
     uint64_t election_ns;        /* base of the randomised election time-out, 150 ms */
     uint64_t resend_ns;          /* an unacknowledged suffix is sent again after this, 50 ms */
     uint32_t window;             /* slots: entries that may be unstable at once; a power of two */
     uint32_t follower_bytes_max; /* unacknowledged bytes per follower; beyond, it is fed at the pace of its
                                     acknowledgements */
-    uint64_t seed;               /* for election time-outs */
+    uint64_t behind_max; /* entries; a follower that lacks more gets a snapshot; 0: entries as long as there are */
+    uint64_t seed;       /* for election time-outs */
 };
 
 /* What was on disk at start. */
 struct paxos_recovered {
     uint64_t promised;
-    uint64_t stable;        /* known chosen (what the store has applied) */
-    uint64_t last;          /* stable <= last; slots for (stable, last] are given to paxos_recover_slot */
-    uint64_t stable_time;   /* HLC of the stable entry */
-    uint64_t stable_opened; /* and its `opened` */
+    uint64_t stable;              /* known chosen (what the store has applied) */
+    uint64_t last;                /* stable <= last; slots for (stable, last] are given to paxos_recover_slot */
+    uint64_t stable_time;         /* HLC of the stable entry */
+    uint64_t stable_opened;       /* and its `opened` */
+    struct paxos_members members; /* as of the stable entry; no voters: those of the options */
+    uint64_t compacted;           /* entries up to here can't be fed */
 };
 
+/* What a leader or candidate knows of another node. */
 struct paxos_follower {
     uint64_t next;  /* match < next */
     uint64_t match; /* persisted (memory_only: received) under our ballot; 0 <= match < next */
@@ -178,8 +245,12 @@ struct paxos_follower {
     uint64_t defections; /* with its latest acknowledgement of our ballot */
     uint32_t unanswered; /* probes in a row */
     bool acknowledged;   /* it acknowledged our ballot */
-    bool learner;
-    bool probing; /* next is a guess */
+    bool learner;        /* it says that it has lost its memory */
+    bool lost;           /* it acknowledged less than its former process did */
+    bool probing;        /* next is a guess */
+    bool snapshot;       /* the caller sends it one */
+    uint64_t read;       /* the newest read round that it echoed */
+    uint64_t vote_next;  /* candidate: the next index to ask for */
 };
 
 enum paxos_role { PAXOS_FOLLOWER, PAXOS_PRECANDIDATE, PAXOS_CANDIDATE, PAXOS_LEADER };
@@ -211,22 +282,30 @@ struct paxos {
     uint64_t closed_index;
     uint64_t closed_ballot;
     uint64_t election_at_ns;
+    uint64_t heard_now_ns;   /* when the last step was */
     uint64_t quorum_lost_ns; /* leader: since when no quorum was heard; 0 heard */
     uint64_t random;
-    uint64_t highest_seen; /* ballot */
-    struct paxos_follower followers[PAXOS_REPLICAS_MAX];
-    uint64_t standing;                 /* ballot asked for in a pre-vote */
-    uint64_t promise_sequence;         /* of the latest PERSIST_PROMISE */
-    uint64_t acknowledged;             /* highest ballot that this process sent an ACCEPTED for */
-    uint64_t acknowledged_incarnation; /* and to which process of its owner */
-    uint64_t promise_acknowledged;     /* follower: durable promise at the time of the last ACCEPTED */
-    uint16_t promise_to;               /* whom to send a PROMISE once it is durable; 0 nobody */
+    uint64_t highest_seen;                            /* ballot */
+    struct paxos_follower followers[PAXOS_NODES_MAX]; /* by node */
+    struct paxos_members members;                     /* as of the stable index; they govern what follows it */
+    uint64_t members_highest;                         /* no members entry that is not stable lies beyond */
+    uint64_t leaving;                                 /* leader: removed, and to be told so */
+    uint64_t wanted;                                  /* where the cluster map wants the group; 0: leave it */
+    uint64_t standing;                                /* ballot asked for in a pre-vote */
+    uint64_t released;                                /* the ballot whose leader asked us to stand */
+    uint64_t asked, votes;                            /* candidate: masks of nodes */
+    uint64_t promise_sequence;                        /* of the latest PERSIST_PROMISE */
+    uint64_t acknowledged;                            /* highest ballot that this process sent an ACCEPTED for */
+    uint64_t acknowledged_incarnation;                /* and to which process of its owner */
+    uint64_t promise_acknowledged;                    /* follower: durable promise at the time of the last ACCEPTED */
+    uint16_t promise_to;                              /* whom to send a PROMISE once it is durable; 0 nobody */
     uint64_t promise_first;
     uint64_t promise_stable;
-    struct {
-        bool complete;
-        uint64_t next; /* candidate: the next index to ask for */
-    } votes[PAXOS_REPLICAS_MAX];
+    uint64_t compacted;
+    uint16_t transfer_to; /* leader: nothing is proposed until it has taken over, or transfer_until_ns */
+    uint64_t transfer_until_ns;
+    uint64_t read_sequence, read_done; /* leader: rounds begun and done */
+    uint64_t read_heard;               /* follower: the newest under `ballot` */
 };
 
 /* `slots` holds options->window items and outlives self. SLUICE_INVALID for impossible options. */
@@ -245,6 +324,16 @@ enum sluice_status paxos_step(struct paxos *self, const struct paxos_event *even
 /* When the next TICK is due at the latest (monotonic). Idle groups are driven by pairs alone and answer far in the
  * future. */
 uint64_t paxos_next_tick_ns(const struct paxos *self);
+
+/* Where the cluster map wants the group, told to every replica: whoever leads feeds the nodes of `wanted` that don't
+ * vote as learners. 0: the members are left as they are. */
+void paxos_set_wanted(struct paxos *self, uint64_t wanted);
+/* Leader: the one step that is right to propose now on the way to what is wanted. A voter that has lost its memory is
+ * removed, a learner that holds all but the last quarter of a window is added, a voter that is not wanted is removed
+ * once all that are wanted vote; the leader itself hands over first. False: none. */
+bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *incarnation);
+/* Leader: whom it feeds without their vote. */
+uint64_t paxos_learners(const struct paxos *self);
 
 /* Does this replica lead and hold a lease of a quorum at `now_ns`, so that its applied state answers linearizable
  * reads? */

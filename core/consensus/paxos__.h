@@ -13,10 +13,7 @@ struct step {
     uint64_t now;
 };
 
-#define REPLICA_NONE UINT32_MAX
-
 struct paxos_slot *paxos__slot(const struct paxos *self, uint64_t index);
-uint32_t paxos__replica(const struct paxos *self, uint16_t node);
 struct paxos_effect *paxos__effect(struct step *step, enum paxos_effect_type type);
 /* A message to `node` with the sender's facts filled in. */
 struct paxos_message *paxos__send(struct step *step, uint16_t node, enum paxos_message_type type, uint64_t ballot);
@@ -30,6 +27,32 @@ void paxos__stable(struct step *step, uint64_t index);
 bool paxos__advance_durable(struct paxos *self);
 /* The highest index that the ring has room for. */
 uint64_t paxos__index_max(const struct paxos *self);
+
+/* members.c */
+/* May one set follow the other? */
+bool members__step(uint64_t from, uint64_t to);
+bool members__votes(const struct paxos *self, uint16_t node);
+/* Who decides on the entry at `end`. */
+void members__governing(const struct paxos *self, uint64_t end, struct paxos_members *out);
+/* The slot at `index` was written. */
+void members__note(struct paxos *self, uint64_t index);
+/* The first members entry that is not stable; 0 none. */
+uint64_t members__pending(const struct paxos *self);
+/* The members entry at `index` has become stable. */
+void members__stable(struct step *step, uint64_t index);
+/* The highest value that a quorum of the voters reaches. */
+uint64_t members__reached(const struct paxos *self, const uint64_t by_node[PAXOS_NODES_MAX]);
+/* Is a quorum of `voters` among the nodes? */
+bool members__quorum(uint64_t voters, uint64_t nodes);
+/* All others that a leader feeds. */
+uint64_t members__audience(const struct paxos *self);
+
+/* handover.c */
+enum sluice_status handover__begin(struct step *step);
+void handover__progress(struct step *step);
+/* The last voter that is not wanted is the leader itself. */
+void handover__if_unwanted(struct step *step);
+void handover__take(struct step *step, const struct paxos_message *message);
 
 /* election.c */
 void election__timer(struct paxos *self, uint64_t now, uint64_t base);
@@ -54,9 +77,15 @@ enum sluice_status leader__propose(struct step *step);
 void leader__accepted(struct step *step, const struct paxos_message *message);
 void leader__persisted(struct step *step);
 uint64_t leader__next_tick(const struct paxos *self);
+enum sluice_status leader__read(struct step *step);
+/* Does this voter's acknowledgement of our ballot count? */
+bool leader__counts(const struct paxos *self, uint16_t node);
+/* The last index of the log that a candidate must take over; what lies beyond was not chosen. */
+uint64_t leader__end(const struct paxos *self);
 
 /* follower.c */
 void follower__accept(struct step *step, const struct paxos_message *message);
 void follower__persisted(struct step *step);
+enum sluice_status follower__installed(struct step *step);
 
 #endif

@@ -1,0 +1,164 @@
+/* Who votes. Members change by entries of the log, one node at a time, so that quorums of neighbouring sets intersect
+ * (Raft thesis, 4.1); such an entry is proposed alone, nothing follows it until it is stable, and it governs from the
+ * next index on ("Reconfiguring a State Machine", with a window of one).
+ *
+ * A candidate needs a quorum of the members that govern the end of the log that it adopted, whoever it began with. That
+ * suffices: had a later change been chosen, a quorum of the members before it would have accepted it, and one of them
+ * is among those that promised, and reported it. */
+#include <string.h>
+
+#include "core/consensus/paxos__.h"
+
+static uint32_t rank_of(uint64_t voters, uint16_t node)
+{
+    return paxos_mask_count(voters & (paxos_mask(node) - 1));
+}
+
+void paxos_members_apply(struct paxos_members *self, uint64_t voters, uint64_t incarnation, uint64_t index)
+{
+    struct paxos_members was = *self;
+    uint32_t count = 0;
+    memset(self->incarnations, 0, sizeof(self->incarnations));
+    for (uint64_t rest = voters; rest != 0 && count < PAXOS_REPLICAS_MAX; rest &= rest - 1, count++) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        self->incarnations[count] =
+            (was.voters & paxos_mask(node)) != 0 ? was.incarnations[rank_of(was.voters, node)] : incarnation;
+    }
+    self->voters = voters;
+    self->index = index;
+}
+
+uint64_t paxos_members_incarnation(const struct paxos_members *self, uint16_t node)
+{
+    if ((self->voters & paxos_mask(node)) == 0)
+        return UINT64_MAX;
+    return self->incarnations[rank_of(self->voters, node)];
+}
+
+bool members__step(uint64_t from, uint64_t to)
+{
+    return paxos_mask_count(from ^ to) == 1 && to != 0 && (to & 1) == 0 && paxos_mask_count(to) <= PAXOS_REPLICAS_MAX;
+}
+
+bool members__votes(const struct paxos *self, uint16_t node)
+{
+    return (self->members.voters & paxos_mask(node)) != 0;
+}
+
+void members__governing(const struct paxos *self, uint64_t end, struct paxos_members *out)
+{
+    *out = self->members;
+    for (uint64_t index = self->stable + 1; index < end; index++) {
+        const struct paxos_slot *slot = paxos__slot(self, index);
+        if (slot->members != 0)
+            paxos_members_apply(out, slot->members, slot->members_incarnation, index);
+    }
+}
+
+void members__note(struct paxos *self, uint64_t index)
+{
+    if (paxos__slot(self, index)->members != 0 && index > self->members_highest)
+        self->members_highest = index;
+}
+
+uint64_t members__pending(const struct paxos *self)
+{
+    if (self->members_highest <= self->stable)
+        return 0;
+    for (uint64_t index = self->stable + 1; index <= self->last; index++)
+        if (paxos__slot(self, index)->members != 0)
+            return index;
+    return 0;
+}
+
+void members__stable(struct step *step, uint64_t index)
+{
+    struct paxos *self = step->self;
+    const struct paxos_slot *slot = paxos__slot(self, index);
+    uint64_t own = paxos_mask(self->options.node), was = self->members.voters;
+    paxos_members_apply(&self->members, slot->members, slot->members_incarnation, index);
+    /* Added again as this very process: what a former one may have promised has no weight any more. */
+    if ((was & own) == 0 && (slot->members & own) != 0 &&
+        slot->members_incarnation == self->pairs->options.incarnation && !self->options.memory_only)
+        self->options.amnesiac = false;
+    if (self->role == PAXOS_LEADER)
+        self->leaving |= was & ~slot->members & ~own;
+    struct paxos_effect *effect = paxos__effect(step, PAXOS_EFFECT_MEMBERS);
+    effect->first = index;
+}
+
+uint64_t members__reached(const struct paxos *self, const uint64_t by_node[PAXOS_NODES_MAX])
+{
+    uint64_t values[PAXOS_REPLICAS_MAX] = {0};
+    uint32_t count = 0;
+    for (uint64_t rest = self->members.voters; rest != 0; rest &= rest - 1)
+        values[count++] = by_node[__builtin_ctzll(rest)];
+    return count == 0 ? 0 : quorum_reached(values, count);
+}
+
+bool members__quorum(uint64_t voters, uint64_t nodes)
+{
+    return voters != 0 && paxos_mask_count(voters & nodes) >= quorum_size(paxos_mask_count(voters));
+}
+
+/* ---- Where the group should be ---- */
+
+void paxos_set_wanted(struct paxos *self, uint64_t wanted)
+{
+    self->wanted = wanted & ~UINT64_C(1);
+}
+
+uint64_t paxos_learners(const struct paxos *self)
+{
+    uint64_t learners = self->wanted & ~self->members.voters & ~paxos_mask(self->options.node);
+    /* No more than one step's messages have room for. */
+    while (paxos_mask_count(learners | self->leaving | self->members.voters) > PAXOS_AUDIENCE_MAX && learners != 0)
+        learners &= learners - 1;
+    return learners;
+}
+
+uint64_t members__audience(const struct paxos *self)
+{
+    return (self->members.voters | paxos_learners(self) | self->leaving) & ~paxos_mask(self->options.node);
+}
+
+static bool keeps_up(const struct paxos *self, uint16_t node)
+{
+    const struct paxos_follower *follower = &self->followers[node];
+    return follower->acknowledged && !follower->snapshot &&
+           follower->incarnation == self->pairs->peers[node].incarnation &&
+           pairs_alive(self->pairs, node, 0, self->heard_now_ns) &&
+           follower->match + self->options.window / 4 >= self->last;
+}
+
+bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *incarnation)
+{
+    uint64_t now = self->members.voters;
+    uint32_t count = paxos_mask_count(now);
+    *voters = *incarnation = 0;
+    if (self->role != PAXOS_LEADER || !self->leading || self->wanted == 0 || self->transfer_to != 0 ||
+        members__pending(self) != 0)
+        return false;
+    for (uint64_t rest = now & ~paxos_mask(self->options.node); rest != 0 && !self->options.memory_only;
+         rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        const struct paxos_follower *follower = &self->followers[node];
+        if (follower->acknowledged && (follower->learner || follower->lost) && count > 1) {
+            *voters = now & ~paxos_mask(node);
+            return true;
+        }
+    }
+    for (uint64_t rest = paxos_learners(self); rest != 0 && count < PAXOS_REPLICAS_MAX; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        if (keeps_up(self, node)) {
+            *voters = now | paxos_mask(node);
+            *incarnation = self->followers[node].incarnation;
+            return true;
+        }
+    }
+    uint64_t surplus = now & ~self->wanted & ~paxos_mask(self->options.node);
+    if (surplus == 0 || ((self->wanted & ~now) != 0 && count < PAXOS_REPLICAS_MAX))
+        return false;
+    *voters = now & ~(surplus & -surplus);
+    return true;
+}
