@@ -82,8 +82,9 @@ static void take_progress(struct feed *self, uint64_t closed)
 {
     if (closed > self->closed)
         self->closed = closed;
-    /* Whatever was handed over before it is no later than it, also where that time is not known. */
-    if (self->time == CLIENT_NEVER)
+    /* Whatever was handed over before it is no later than it, also where that time is not known. 0: the replica is
+     * behind what was handed over. */
+    if (closed != 0 && self->time == CLIENT_NEVER)
         self->time = self->closed;
     watch__closed_moved(self->watch);
 }
@@ -187,7 +188,7 @@ static bool progress_came(struct feed *self, const struct reply *reply)
     if (map == NULL || reply->header->map_epoch <= map->epoch) {
         if (closed > self->received_closed)
             self->received_closed = closed;
-        if (self->received_time > self->received_closed)
+        if (closed != 0 && self->received_time > self->received_closed)
             self->received_time = self->received_closed;
         if (!watch->paused && list__empty(&watch->chunks))
             take_progress(self, closed);

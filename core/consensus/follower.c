@@ -101,6 +101,7 @@ void follower__accept(struct step *step, const struct paxos_message *message)
     }
     ASSERT(self->role != PAXOS_LEADER || message->ballot != self->ballot);
     follow(step, message);
+    (void)paxos__advance_durable(self);
     if (message->read > self->read_heard)
         self->read_heard = message->read;
     if (message->lost && message->peer_incarnation == self->pairs->options.incarnation && !self->options.amnesiac) {

@@ -317,8 +317,9 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
     struct pairs_peer *peer = &self->pairs->peers[message->from];
     bool newcomer = message->incarnation != follower->incarnation;
     if (newcomer) {
-        /* What its former process said is no word of this one. */
-        bool shortened = follower->acknowledged && message->persisted < follower->match;
+        /* What its former process said is no word of this one. It may know less of what is chosen, and so acknowledge
+         * less for now; but its log must reach as far as it was acknowledged. */
+        bool shortened = follower->acknowledged && message->last < follower->match;
         follower->lost = shortened && !self->options.memory_only && !message->learner;
         follower->match = follower->received = follower->read = 0;
         follower->defections = 0;

@@ -125,6 +125,7 @@ enum sluice_status paxos_init(struct paxos *self, const struct paxos_options *op
     memset(slots, 0, options->window * sizeof(*slots));
     self->promised = self->promised_durable = recovered->promised;
     self->highest_seen = recovered->promised;
+    self->heard_now_ns = now_ns;
     self->stable = recovered->stable;
     self->last = recovered->last;
     self->match = self->match_durable = recovered->stable;

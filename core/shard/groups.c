@@ -121,9 +121,7 @@ static enum sluice_status replay_stable(struct replica *self, const struct host_
             break;
         struct machine_outcome outcome;
         char *reply = NULL;
-        enum sluice_status status = self->machine != NULL ? machine_apply(self->machine, entry, &outcome)
-                                                          : self->host->env.map_apply(self->host->env.arg, entry,
-                                                                                      self->versions, &outcome, &reply);
+        enum sluice_status status = replica__apply(self, entry, &outcome, &reply);
         free(reply);
         if (status != SLUICE_OK)
             return status;
@@ -140,7 +138,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         .node = host->options.pairs.node,
         .epoch = group->epoch,
         .replica_count = group->replica_count,
-        .preferred = group->replicas[0],
+        .preferred = group->replica_count == 0 ? 0 : group->replicas[0],
         .memory_only = group->memory_only,
         .amnesiac = group->amnesiac,
         .election_ns = host->options.election_ns,
@@ -150,7 +148,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         .seed = random_next(&host->random),
     };
     memcpy(options.replicas, group->replicas, sizeof(options.replicas));
-    struct paxos_recovered state = {.promised = recovered == NULL ? 0 : recovered->promised};
+    struct paxos_recovered state = {.promised = recovered == NULL ? 0 : recovered->promised, .members = self->members};
     state.stable = versions_applied(self->versions, &state.stable_time);
     state.last = state.stable;
     while (!group->memory_only && recovered_at(recovered, state.last + 1) != NULL &&
@@ -167,11 +165,16 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         return status;
     for (uint64_t index = state.stable + 1; index <= state.last; index++) {
         const struct entry *entry = recovered_at(recovered, index);
-        const struct paxos_slot slot = {.ballot = entry->ballot,
-                                        .time = entry->time,
-                                        .opened = entry->opened,
-                                        .size = entry->body == NULL ? 0 : entry->body->size,
-                                        .flags = entry->kind};
+        struct paxos_slot slot = {.ballot = entry->ballot,
+                                  .time = entry->time,
+                                  .opened = entry->opened,
+                                  .size = entry->body == NULL ? 0 : entry->body->size,
+                                  .flags = entry->kind};
+        struct entry_members members;
+        if (peer_members(entry, &members)) {
+            slot.members = members.voters;
+            slot.members_incarnation = members.incarnation;
+        }
         paxos_recover_slot(&self->paxos, index, &slot);
         struct entry *held = &self->log[index & (host->options.window - 1)];
         *held = *entry;
@@ -272,7 +275,9 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
     struct host__recovered *recovered = recovered_of(self, group->group, false);
     if (recovered != NULL && recovered->epoch != group->epoch)
         recovered = NULL;
-    status = replay_stable(replica, group->memory_only ? NULL : recovered);
+    status = replica__load_members(replica);
+    if (status == SLUICE_OK)
+        status = replay_stable(replica, group->memory_only ? NULL : recovered);
     if (status == SLUICE_OK)
         status = open_consensus(replica, group, recovered);
     if (status != SLUICE_OK)
@@ -351,14 +356,17 @@ void host_group_want(struct host *self, uint32_t group, const uint16_t *nodes, u
     if (replica == NULL || replica->wanted == wanted)
         return;
     replica->wanted = wanted;
+    paxos_set_wanted(&replica->paxos, wanted);
+    replica->due_ns = 0;
     self->next_tick_ns = 0;
 }
 
 void host_group_transfer(struct host *self, uint32_t group, uint16_t node)
 {
-    (void)self;
-    (void)group;
-    (void)node;
+    struct replica *replica = host__replica(self, group);
+    struct paxos_event event = {.type = PAXOS_EVENT_TRANSFER, .node = node};
+    if (replica != NULL && replica->paxos.role == PAXOS_LEADER)
+        replica__step(replica, &event, NULL, NULL);
 }
 
 void host_transfer_all(struct host *self)

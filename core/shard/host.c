@@ -264,9 +264,12 @@ static void submit(struct host *self)
 void host_flush(struct host *self)
 {
     uint64_t now = host__now(self);
-    for (struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next)
+    for (struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next) {
         if (replica->queued_count > 0)
             replica__propose(replica);
+        if (replica->stepped)
+            replica__propose_members(replica);
+    }
     for (struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next) {
         if (replica->waiting != NULL)
             read__waiting(replica, now);
@@ -314,8 +317,8 @@ void host_each_group(const struct host *self, void (*each)(void *arg, const stru
             .stable = replica->paxos.stable,
             .last = replica->paxos.last,
         };
-        for (uint32_t i = 0; i < replica->paxos.options.replica_count; i++)
-            status.members |= UINT64_C(1) << replica->paxos.options.replicas[i];
+        status.members = replica->paxos.members.voters;
+        status.learners = replica->paxos.role == PAXOS_LEADER ? paxos_learners(&replica->paxos) : 0;
         status.applied = versions_applied(replica->versions, &status.time);
         for (const struct host__reader *reader = replica->readers; reader != NULL; reader = reader->next)
             status.watches += !reader->is_feed;

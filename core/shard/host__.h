@@ -85,11 +85,13 @@ struct replica {
     struct host__reader *readers;
     struct host__ticket *tickets; /* ring of window entries: submitted, not yet durable */
     uint32_t ticket_first, ticket_count, ticket_capacity;
-    uint64_t persist_sequence; /* highest handed to the disk in this round */
-    uint64_t stable_noted;     /* stable index that the segments know of */
-    uint64_t load_bytes;       /* of requests that wait here, and of entries that are not stable yet */
-    uint32_t waiting_count;    /* reads */
-    uint64_t wanted;           /* mask of the nodes that the map wants; 0: nothing was said */
+    uint64_t persist_sequence;    /* highest handed to the disk in this round */
+    uint64_t stable_noted;        /* stable index that the segments know of */
+    uint64_t load_bytes;          /* of requests that wait here, and of entries that are not stable yet */
+    uint32_t waiting_count;       /* reads */
+    uint64_t wanted;              /* mask of the nodes that the map wants; 0: nothing was said */
+    bool stepped;                 /* in this round: perhaps the members can move on */
+    struct paxos_members members; /* as of what is applied; kept as a fact */
 };
 
 /* What the segments held of a group that was not added yet. */
@@ -163,6 +165,13 @@ void peers__send(struct host *self, uint16_t node, struct peer_header *header, s
 void replica__step(struct replica *self, struct paxos_event *event, struct entry *entries,
                    const struct host__pending *who);
 void replica__propose(struct replica *self);
+/* Where this replica leads: the next step towards the wanted members, if it is time. */
+void replica__propose_members(struct replica *self);
+/* Applies one stable entry, whatever its kind. `reply`: see host_env.map_apply. */
+enum sluice_status replica__apply(struct replica *self, const struct entry *entry, struct machine_outcome *outcome,
+                                  char **reply);
+/* The members that were kept with the versions. */
+enum sluice_status replica__load_members(struct replica *self);
 void replica__tick(struct replica *self);
 void replica__persisted(struct replica *self, uint64_t ticket);
 void replica__submitted(struct replica *self, uint64_t ticket);

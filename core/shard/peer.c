@@ -97,6 +97,9 @@ void peer_paxos_write(const struct paxos_message *message, struct peer_paxos *ou
         .stable_opened = message->stable_opened,
         .closed_time = message->closed_time,
         .closed_index = message->closed_index,
+        .lost = message->lost,
+        .read = message->read,
+        .transfer = message->transfer,
     };
 }
 
@@ -121,6 +124,14 @@ static enum sluice_status entry_take(const uint8_t *data, size_t size, size_t *o
     return SLUICE_OK;
 }
 
+bool peer_members(const struct entry *entry, struct entry_members *out)
+{
+    if (entry->kind != ENTRY_MEMBERS || entry->body == NULL || entry->body->size != sizeof(*out))
+        return false;
+    memcpy(out, entry->body->data, sizeof(*out));
+    return out->voters != 0 && (out->voters & 1) == 0 && __builtin_popcountll(out->voters) <= PAXOS_REPLICAS_MAX;
+}
+
 enum sluice_status peer_paxos_read(const void *data, size_t size, uint32_t group, uint16_t from,
                                    struct paxos_message *out, struct entry *entries, uint32_t *count)
 {
@@ -129,7 +140,7 @@ enum sluice_status peer_paxos_read(const void *data, size_t size, uint32_t group
     if (size < sizeof(wire))
         return SLUICE_INVALID;
     memcpy(&wire, data, sizeof(wire));
-    if (wire.type < PAXOS_PREVOTE || wire.type > PAXOS_REJECT || wire.entry_count > PAXOS_MESSAGE_ENTRIES_MAX)
+    if (wire.type < PAXOS_PREVOTE || wire.type > PAXOS_TRANSFER || wire.entry_count > PAXOS_MESSAGE_ENTRIES_MAX)
         return SLUICE_INVALID;
     out->type = wire.type;
     out->granted = wire.granted != 0;
@@ -150,6 +161,9 @@ enum sluice_status peer_paxos_read(const void *data, size_t size, uint32_t group
     out->stable_opened = wire.stable_opened;
     out->closed_time = wire.closed_time;
     out->closed_index = wire.closed_index;
+    out->lost = wire.lost != 0;
+    out->read = wire.read;
+    out->transfer = wire.transfer;
     size_t offset = sizeof(wire);
     for (uint32_t i = 0; i < wire.entry_count; i++) {
         enum sluice_status status = entry_take(data, size, &offset, &entries[i]);
@@ -165,6 +179,13 @@ enum sluice_status peer_paxos_read(const void *data, size_t size, uint32_t group
             .size = entries[i].body == NULL ? 0 : entries[i].body->size,
             .flags = entries[i].kind,
         };
+        struct entry_members members;
+        if (entries[i].kind == ENTRY_MEMBERS && !peer_members(&entries[i], &members))
+            return SLUICE_INVALID;
+        if (entries[i].kind == ENTRY_MEMBERS) {
+            out->entries[i].members = members.voters;
+            out->entries[i].members_incarnation = members.incarnation;
+        }
     }
     return offset == size ? SLUICE_OK : SLUICE_INVALID;
 }

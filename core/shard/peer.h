@@ -51,12 +51,13 @@ struct peer_paxos {
     uint8_t type;
     uint8_t granted;
     uint8_t learner;
-    uint8_t reserved;
+    uint8_t lost;
     uint32_t entry_count;
     uint64_t epoch, ballot, first, last, stable, received, persisted;
     uint64_t incarnation, peer_incarnation, defections, ceiling, closed_time, closed_index, stable_opened;
+    uint64_t read, transfer;
 };
-_Static_assert(sizeof(struct peer_paxos) == 120, "frozen layout");
+_Static_assert(sizeof(struct peer_paxos) == 136, "frozen layout");
 
 /* A snapshot on its way: the retained entries in the order of their revisions, then the facts of the state machine at
  * its end. Everything in it is chosen, so it matters to nobody who leads by now. The receiver says how far it is; that
@@ -130,6 +131,8 @@ void peer_pairs_versions(const void *data, size_t size, uint8_t version, uint8_t
 /* The highest version of `min` … `max` that this node understands too; 0: none. */
 uint8_t peer_version_agreed(uint8_t min, uint8_t max);
 
+/* What a members entry says; false where it is none, or malformed. */
+bool peer_members(const struct entry *entry, struct entry_members *out);
 /* Fills `out` and copies the bodies into fresh buffers: `entries` holds PAXOS_MESSAGE_ENTRIES_MAX, out->entry_count of
  * them come with a reference each, also on failure after which *count says how many must be released. CORRUPT where a
  * checksum fails; INVALID for a malformed message. */

@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/crc.h"
 #include "core/shard/host__.h"
 
 static struct entry *slot(struct replica *self, uint64_t index)
@@ -170,6 +171,33 @@ static void answer_pending(struct replica *self, const struct entry *entry, cons
     }
 }
 
+#define MEMBERS_FACT "V"
+
+static void find_members(void *arg, struct slice name, struct slice value)
+{
+    struct replica *self = arg;
+    if (name.size == 1 && memcmp(name.data, MEMBERS_FACT, 1) == 0 && value.size == sizeof(self->members))
+        memcpy(&self->members, value.data, sizeof(self->members));
+}
+
+enum sluice_status replica__load_members(struct replica *self)
+{
+    return versions_facts(self->versions, find_members, self);
+}
+
+enum sluice_status replica__apply(struct replica *self, const struct entry *entry, struct machine_outcome *outcome,
+                                  char **reply)
+{
+    struct host *host = self->host;
+    struct entry_members change;
+    if (!peer_members(entry, &change))
+        return self->machine != NULL ? machine_apply(self->machine, entry, outcome)
+                                     : host->env.map_apply(host->env.arg, entry, self->versions, outcome, reply);
+    paxos_members_apply(&self->members, change.voters, change.incarnation, entry->index);
+    const struct versions_fact fact = {.name = {MEMBERS_FACT, 1}, .value = {&self->members, sizeof(self->members)}};
+    return versions_apply(self->versions, entry, NULL, 0, &fact, 1);
+}
+
 static void effect_stable(struct replica *self, uint64_t stable)
 {
     struct host *host = self->host;
@@ -179,12 +207,8 @@ static void effect_stable(struct replica *self, uint64_t stable)
         struct machine_outcome outcome = {
             .status = SLUICE_OK, .revision = index, .time = entry->time, .detail = "success"};
         char *reply = NULL;
-        enum sluice_status status;
         hlc_merge(&host->clock, entry->time);
-        if (self->machine != NULL)
-            status = machine_apply(self->machine, entry, &outcome);
-        else
-            status = host->env.map_apply(host->env.arg, entry, self->versions, &outcome, &reply);
+        enum sluice_status status = replica__apply(self, entry, &outcome, &reply);
         if (status != SLUICE_OK) {
             free(reply);
             host->env.fatal(host->env.arg, status, "a stable entry could not be applied");
@@ -246,6 +270,15 @@ static void carry_out(struct replica *self, const struct paxos_effect *effect, s
     case PAXOS_EFFECT_FOLLOWING:
         effect_following(self);
         break;
+    case PAXOS_EFFECT_MEMBERS:
+        if (self->host->env.members != NULL)
+            self->host->env.members(self->host->env.arg, self->group, self->epoch, self->paxos.members.voters);
+        break;
+    case PAXOS_EFFECT_READ:
+        break;
+    case PAXOS_EFFECT_SNAPSHOT:
+    case PAXOS_EFFECT_LOST:
+        break;
     case PAXOS_EFFECT_CAUGHT_UP:
         self->host->env.caught_up(self->host->env.arg, self->group, self->epoch);
         break;
@@ -275,6 +308,10 @@ void replica__step(struct replica *self, struct paxos_event *event, struct entry
     /* Effects may be long-lived while callbacks never step the group again: replies and feeds only queue. */
     for (uint32_t i = 0; i < host->effects.count; i++)
         carry_out(self, &host->effects.items[i], entries, &host->effects);
+    if (self->paxos.role == PAXOS_LEADER && self->wanted != 0) {
+        self->stepped = true;
+        host__busy(self);
+    }
     self->due_ns = paxos_next_tick_ns(&self->paxos);
     /* Without a leader that is heard, the next beat may tell more. */
     if (self->due_ns == UINT64_MAX && self->paxos.role != PAXOS_LEADER &&
@@ -345,6 +382,41 @@ void replica__propose(struct replica *self)
         done += count;
     }
     self->queued_count = 0;
+}
+
+void replica__propose_members(struct replica *self)
+{
+    struct host *host = self->host;
+    uint64_t voters, incarnation;
+    if (!self->stepped)
+        return;
+    self->stepped = false;
+    if (!paxos_next_members(&self->paxos, &voters, &incarnation))
+        return;
+    const struct entry_members change = {.voters = voters, .incarnation = incarnation};
+    struct buf *body = buf_dup(&change, sizeof(change));
+    if (body == NULL)
+        return;
+    hlc_merge(&host->clock, paxos_time_floor(&self->paxos));
+    uint64_t time = hlc_now(&host->clock, host->env.realtime_ns(host->env.arg));
+    struct entry entry = {.index = self->paxos.last + 1,
+                          .ballot = self->paxos.ballot,
+                          .time = time,
+                          .epoch = self->epoch,
+                          .opened = self->paxos.ballot,
+                          .group = self->group,
+                          .kind = ENTRY_MEMBERS,
+                          .body_crc = crc32c(&change, sizeof(change)),
+                          .body = body};
+    const struct paxos_proposal proposal = {.time = time,
+                                            .size = sizeof(change),
+                                            .flags = ENTRY_MEMBERS,
+                                            .members = voters,
+                                            .members_incarnation = incarnation};
+    const struct host__pending nobody = {0};
+    struct paxos_event event = {.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1};
+    replica__step(self, &event, &entry, &nobody);
+    buf_unref(entry.body);
 }
 
 void replica__tick(struct replica *self)

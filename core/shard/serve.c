@@ -51,15 +51,16 @@ void serve__text(struct host *self, void *link, const struct wire_header *reques
 void serve__elsewhere(struct replica *self, void *link, uint64_t request_id)
 {
     struct host *host = self->host;
-    uint32_t alive = 1;
-    for (uint32_t i = 0; i < self->paxos.options.replica_count; i++) {
-        uint16_t node = self->paxos.options.replicas[i];
+    uint32_t alive = (self->paxos.members.voters & paxos_mask(host->options.pairs.node)) != 0;
+    uint64_t voters = self->paxos.members.voters;
+    for (uint64_t rest = voters; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
         if (node != host->options.pairs.node && pairs_alive(&host->pairs, node, 0, host__now(host)))
             alive++;
     }
     const char *text = "another replica leads this shard";
     enum sluice_status status = SLUICE_NOT_LEADER;
-    if (alive < quorum_size(self->paxos.options.replica_count)) {
+    if (voters != 0 && alive < quorum_size((uint32_t)__builtin_popcountll(voters))) {
         status = SLUICE_UNAVAILABLE;
         text = "this shard has lost its quorum: fewer than half of its replicas can be reached; nothing was applied";
     }

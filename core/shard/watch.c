@@ -106,6 +106,11 @@ static void pump_progress(struct host__reader *reader, uint64_t now)
         (void)replica__closed(replica, wall);
     }
     uint64_t closed = replica__closed_time(replica);
+    /* The watch has seen more of the log elsewhere than this replica holds: until that has come, what is closed here
+     * says nothing of it. */
+    uint64_t applied = versions_applied(replica->versions, NULL);
+    if (reader->next_revision > applied + 1 || (reader->next_revision > applied && reader->next_operation > 0))
+        closed = 0;
     if (!reader->announced || closed > reader->closed_sent) {
         send_event(reader, WIRE_FLAG_CLOSED, closed, NULL);
         reader->closed_sent = closed;

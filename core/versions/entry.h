@@ -15,7 +15,14 @@ enum entry_kind {
     ENTRY_NOOP = 0,    /* opens a ballot; no body */
     ENTRY_COMMAND = 1, /* body: struct wire_command (api/wire.h) */
     ENTRY_MAP = 2,     /* body: a change of the cluster map (the map group alone) */
+    ENTRY_MEMBERS = 3, /* body: struct entry_members; who votes from the next index on */
 };
+
+struct entry_members {
+    uint64_t voters;      /* a mask of nodes */
+    uint64_t incarnation; /* of the one that is added */
+};
+_Static_assert(sizeof(struct entry_members) == 16, "frozen layout");
 
 struct entry_header {
     uint32_t magic;

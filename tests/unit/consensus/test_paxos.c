@@ -359,7 +359,7 @@ Test(paxos, time_is_closed_only_up_to_a_ceiling_that_a_quorum_holds)
 Test(paxos, messages_that_no_correct_peer_sends_are_refused_and_change_nothing)
 {
     struct paxos before = self;
-    struct paxos_message bad[] = {from(9, PAXOS_PREVOTE, ballot(1, 9)), from(1, PAXOS_PREVOTE, ballot(1, 1)),
+    struct paxos_message bad[] = {from(64, PAXOS_PREVOTE, ballot(1, 64)), from(1, PAXOS_PREVOTE, ballot(1, 1)),
                                   from(2, PAXOS_PREVOTE, ballot(1, 3)), from(2, (enum paxos_message_type)77, 1),
                                   from(2, PAXOS_PROMISE, ballot(1, 3)), accept(2, 1, 0, 1),
                                   from(2, PAXOS_ACCEPTED, ballot(1, 2))};
