@@ -109,6 +109,8 @@ $(foreach p,$(single),$(eval $(out)/$(p): $(out)/$(p).c.o))
 # A folder's unit tests see its archive and those that the linker finds below it.
 from = $(if $(filter %/lib$(1).a,$(firstword $(2))),$(2),$(if $(2),$(call from,$(1),$(wordlist 2,99,$(2)))))
 $(foreach u,$(units),$(eval $(out)/tests/unit-$(u): $(call objects,tests/unit/$(u)) $(or $(call from,$(u),$(libraries)),$(libraries))))
+# The CLI is a program and no archive: its tests see what its commands share.
+$(out)/tests/unit-cli: $(patsubst %,$(out)/cli/%.c.o,common show sse)
 $(unit_programs): LDLIBS += -lcriterion
 $(foreach u,$(units),$(eval $(out)/tests/unit-$(u): | $(filter $(out)/tests/unit/$(u)/%,$(fixtures))))
 # The example lambdas are loaded like any other; their tests make images.
