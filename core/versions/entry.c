@@ -43,7 +43,7 @@ enum sluice_status entry_header_read(const void *data, size_t size, struct entry
     if (header.magic != ENTRY_MAGIC || header.header_crc != header_crc(&header))
         return SLUICE_CORRUPT;
     /* What a later release may put into the zero fields is not ours to guess at. */
-    if (header.kind > ENTRY_MAP || header.flags != 0)
+    if (header.kind > ENTRY_MEMBERS || header.flags != 0)
         return SLUICE_CORRUPT;
     if (header.body_size > ENTRY_BODY_BYTES_MAX || (header.body_size == 0 && header.body_crc != 0))
         return SLUICE_CORRUPT;
