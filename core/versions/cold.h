@@ -15,8 +15,11 @@
  * kind: 'E' group BE32, revision BE64              → the entry: header and body, as in the log 'I' group BE32, key,
  * 0x00, ~version BE64   → struct cold_record, content type 'S' group BE32                             → struct
  * cold_state 'F' group BE32, name                       → a fact's value, then the CRC32C of both 'M' group BE32, time
- * BE64, revision BE64   → nothing: a mark for every COLD_MARK_EVERY-th revision, so that a time is found 'V' → struct
- * cold_stamp Big-endian numbers sort as they count; the complement puts a key's newest version first. */
+ * BE64, revision BE64   → nothing: a mark for every COLD_MARK_EVERY-th revision, so that a time is found 'D' group
+ * BE32, revision BE64 → nothing: the entry made no version, compaction may drop it 'P' group BE32 → struct
+ * cold_progress: how far a snapshot has been taken in 'R' group BE32 → the same: up to where compaction or a snapshot
+ * may have left revisions out 'V' → struct cold_stamp Big-endian numbers sort as they count; the complement puts a
+ * key's newest version first. */
 #define COLD_MARK_EVERY 64u
 
 #define COLD_HEAD_BYTES          5u
@@ -39,6 +42,14 @@ struct cold_state {
     uint64_t epoch;
 };
 _Static_assert(sizeof(struct cold_state) == 32, "frozen layout");
+
+struct cold_progress {
+    uint32_t crc; /* CRC32C of what follows, the kind and the group */
+    uint32_t reserved;
+    uint64_t epoch;
+    uint64_t revision;
+};
+_Static_assert(sizeof(struct cold_progress) == 24, "frozen layout");
 
 struct cold_record {
     uint32_t crc;    /* CRC32C of what follows, the content type, and the whole key of the record */
@@ -63,6 +74,9 @@ struct cold {
     rocksdb_options_t *options;
     rocksdb_env_t *env; /* in memory; NULL otherwise */
     rocksdb_cache_t *cache;
+    /* A shard's own copy of this struct says what its reads may see. */
+    uint64_t until; /* records of later revisions belong to a snapshot that is not whole: they are not there */
+    uint64_t gaps;  /* up to here revisions may be missing, beyond it none is */
 };
 
 enum sluice_status cold_open(struct cold *self, const struct store_options *options, char *error,
@@ -79,6 +93,7 @@ size_t cold__entry_key(cold_key out, uint32_t group, uint64_t revision);
 size_t cold__index_prefix(cold_key out, uint32_t group, struct slice key);
 size_t cold__index_key(cold_key out, uint32_t group, struct slice key, uint64_t version);
 size_t cold__fact_key(cold_key out, uint32_t group, struct slice name);
+size_t cold__dropable_key(cold_key out, uint32_t group, uint64_t revision);
 size_t cold__mark_key(cold_key out, uint32_t group, uint64_t time, uint64_t revision);
 /* Takes an index key apart; false when it is none of `group`. */
 bool cold__index_key_parse(const void *data, size_t size, uint32_t group, struct slice *key, uint64_t *version);
@@ -87,6 +102,7 @@ uint32_t cold__record_crc(const struct cold_record *record, const void *type, co
 enum sluice_status cold__record_read(const void *key, size_t key_size, const void *value, size_t value_size,
                                      struct cold_record *out, const char **type) SLUICE_MUST_CHECK;
 uint32_t cold__state_crc(const struct cold_state *state, uint32_t group);
+uint32_t cold__progress_crc(const struct cold_progress *progress, char kind, uint32_t group);
 uint32_t cold__fact_crc(struct slice name, const void *value, size_t value_size);
 
 /* Makes a version out of its record. */
@@ -96,6 +112,15 @@ enum sluice_status cold__version(const struct cold *self, uint32_t group, struct
 
 /* Reads. As in versions.h; NOT_FOUND where the store has nothing. */
 enum sluice_status cold_state(const struct cold *self, uint32_t group, struct cold_state *out) SLUICE_MUST_CHECK;
+/* NOT_FOUND: none, or none of this epoch. */
+enum sluice_status cold_progress(const struct cold *self, char kind, uint32_t group, uint64_t epoch,
+                                 uint64_t *revision) SLUICE_MUST_CHECK;
+/* The header of an entry whose body need not be whole. */
+enum sluice_status cold_entry_header(const struct cold *self, uint32_t group, uint64_t revision, struct entry *out,
+                                     uint32_t *body_size) SLUICE_MUST_CHECK;
+/* The first entry in [revision, last]. */
+enum sluice_status cold_next(const struct cold *self, uint32_t group, uint64_t revision, uint64_t last,
+                             uint64_t *next) SLUICE_MUST_CHECK;
 enum sluice_status cold_entry(const struct cold *self, uint32_t group, uint64_t revision,
                               struct entry *out) SLUICE_MUST_CHECK;
 enum sluice_status cold_latest(const struct cold *self, uint32_t group, struct slice key, bool with_value,

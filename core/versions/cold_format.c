@@ -76,6 +76,13 @@ size_t cold__fact_key(cold_key out, uint32_t group, struct slice name)
     return size + name.size;
 }
 
+size_t cold__dropable_key(cold_key out, uint32_t group, uint64_t revision)
+{
+    size_t size = cold__head(out, 'D', group);
+    put64(out + size, revision);
+    return size + 8;
+}
+
 size_t cold__mark_key(cold_key out, uint32_t group, uint64_t time, uint64_t revision)
 {
     size_t size = cold__head(out, 'M', group);
@@ -119,6 +126,12 @@ uint32_t cold__state_crc(const struct cold_state *state, uint32_t group)
 {
     uint32_t crc = crc32c((const uint8_t *)state + sizeof(state->crc), sizeof(*state) - sizeof(state->crc));
     return crc32c_extend(crc, &group, sizeof(group));
+}
+
+uint32_t cold__progress_crc(const struct cold_progress *progress, char kind, uint32_t group)
+{
+    uint32_t crc = crc32c((const uint8_t *)progress + sizeof(progress->crc), sizeof(*progress) - sizeof(progress->crc));
+    return crc32c_extend(crc32c_extend(crc, &kind, sizeof(kind)), &group, sizeof(group));
 }
 
 uint32_t cold__fact_crc(struct slice name, const void *value, size_t value_size)

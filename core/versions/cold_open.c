@@ -183,7 +183,7 @@ static enum sluice_status check_directory(const char *path, char *error, size_t 
 
 enum sluice_status cold_open(struct cold *self, const struct store_options *options, char *error, size_t error_size)
 {
-    *self = (struct cold){0};
+    *self = (struct cold){.until = UINT64_MAX};
     if (!options->memory) {
         enum sluice_status checked = check_directory(options->path, error, error_size);
         if (checked != SLUICE_OK)

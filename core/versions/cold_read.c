@@ -39,6 +39,68 @@ enum sluice_status cold_state(const struct cold *self, uint32_t group, struct co
     return SLUICE_OK;
 }
 
+enum sluice_status cold_progress(const struct cold *self, char kind, uint32_t group, uint64_t epoch, uint64_t *revision)
+{
+    cold_key key;
+    struct cold_progress progress = {0};
+    size_t key_size = cold__head(key, kind, group);
+    rocksdb_pinnableslice_t *found;
+    enum sluice_status status = get(self, key, key_size, &found);
+    if (status != SLUICE_OK || found == NULL)
+        return status != SLUICE_OK ? status : SLUICE_NOT_FOUND;
+    size_t size;
+    const char *value = rocksdb_pinnableslice_value(found, &size);
+    if (size == sizeof(progress))
+        memcpy(&progress, value, sizeof(progress));
+    rocksdb_pinnableslice_destroy(found);
+    if (size != sizeof(progress) || progress.crc != cold__progress_crc(&progress, kind, group))
+        return damaged(group, "the record of its progress", 0);
+    *revision = progress.revision;
+    return progress.epoch == epoch ? SLUICE_OK : SLUICE_NOT_FOUND;
+}
+
+enum sluice_status cold_entry_header(const struct cold *self, uint32_t group, uint64_t revision, struct entry *out,
+                                     uint32_t *body_size)
+{
+    cold_key key;
+    size_t key_size = cold__entry_key(key, group, revision), size;
+    rocksdb_pinnableslice_t *found;
+    enum sluice_status status = get(self, key, key_size, &found);
+    if (status != SLUICE_OK || found == NULL)
+        return status != SLUICE_OK ? status : SLUICE_NOT_FOUND;
+    const char *value = rocksdb_pinnableslice_value(found, &size);
+    status = entry_header_read(value, size, out, body_size);
+    rocksdb_pinnableslice_destroy(found);
+    return status;
+}
+
+enum sluice_status cold_next(const struct cold *self, uint32_t group, uint64_t revision, uint64_t last, uint64_t *next)
+{
+    cold_key from;
+    enum sluice_status status = SLUICE_NOT_FOUND;
+    if (revision > last)
+        return status;
+    if (revision > self->gaps) {
+        *next = revision;
+        return SLUICE_OK;
+    }
+    size_t size = cold__entry_key(from, group, revision), key_size;
+    rocksdb_iterator_t *iterator = rocksdb_create_iterator(self->db, self->walk);
+    rocksdb_iter_seek(iterator, (const char *)from, size);
+    if (rocksdb_iter_valid(iterator)) {
+        const char *key = rocksdb_iter_key(iterator, &key_size);
+        if (key_size == size && memcmp(key, from, COLD_HEAD_BYTES) == 0) {
+            memcpy(next, key + COLD_HEAD_BYTES, sizeof(*next));
+            *next = __builtin_bswap64(*next);
+            status = *next <= last ? SLUICE_OK : SLUICE_NOT_FOUND;
+        }
+    }
+    char *failure = NULL;
+    rocksdb_iter_get_error(iterator, &failure);
+    rocksdb_iter_destroy(iterator);
+    return failure == NULL ? status : cold__error("reading entries", failure);
+}
+
 static enum sluice_status entry_copy(const char *value, size_t size, uint32_t group, uint64_t revision,
                                      struct entry *out)
 {
@@ -140,7 +202,9 @@ enum sluice_status cold_by_version(const struct cold *self, uint32_t group, stru
     size_t size;
     const char *value = rocksdb_pinnableslice_value(found, &size);
     status = cold__record_read(name, name_size, value, size, &record, &type);
-    if (status == SLUICE_OK)
+    if (status == SLUICE_OK && record.revision > self->until)
+        status = SLUICE_NOT_FOUND;
+    else if (status == SLUICE_OK)
         status = cold__version(self, group, key, version, &record, type, with_value, out);
     else
         damaged(group, "the index record of version", version);
@@ -189,18 +253,24 @@ static uint64_t mark_revision(const char *key, size_t size)
 
 /* The first mark with a time above `time` bounds the answer from above, its predecessor from below. */
 static enum sluice_status mark_after(const struct cold *self, uint32_t group, uint64_t time, uint64_t last,
-                                     uint64_t *out)
+                                     uint64_t *low, uint64_t *high)
 {
     cold_key from;
-    size_t size = cold__mark_key(from, group, time, UINT64_MAX);
+    size_t size = cold__mark_key(from, group, time, UINT64_MAX), key_size;
     rocksdb_iterator_t *iterator = rocksdb_create_iterator(self->db, self->walk);
+    *low = 1;
+    *high = last;
     rocksdb_iter_seek(iterator, (const char *)from, size);
-    *out = last;
     if (rocksdb_iter_valid(iterator)) {
-        size_t key_size;
         const char *key = rocksdb_iter_key(iterator, &key_size);
         if (key_size == size && memcmp(key, from, COLD_HEAD_BYTES) == 0 && mark_revision(key, key_size) < last)
-            *out = mark_revision(key, key_size);
+            *high = mark_revision(key, key_size);
+    }
+    rocksdb_iter_seek_for_prev(iterator, (const char *)from, size);
+    if (rocksdb_iter_valid(iterator)) {
+        const char *key = rocksdb_iter_key(iterator, &key_size);
+        if (key_size == size && memcmp(key, from, COLD_HEAD_BYTES) == 0 && mark_revision(key, key_size) < *high)
+            *low = mark_revision(key, key_size) + 1;
     }
     char *failure = NULL;
     rocksdb_iter_get_error(iterator, &failure);
@@ -211,21 +281,34 @@ static enum sluice_status mark_after(const struct cold *self, uint32_t group, ui
 enum sluice_status cold_revision_after(const struct cold *self, uint32_t group, uint64_t time, uint64_t last,
                                        uint64_t *out)
 {
-    uint64_t bound;
-    enum sluice_status status = mark_after(self, group, time, last, &bound);
-    uint64_t low = bound > COLD_MARK_EVERY ? (bound - 1) / COLD_MARK_EVERY * COLD_MARK_EVERY + 1 : 1;
-    uint64_t high = bound + 1; /* the answer lies in [low, high] */
+    uint64_t low, high;
+    enum sluice_status status = mark_after(self, group, time, last, &low, &high);
+    high = high == last ? last + 1 : high; /* the answer lies in [low, high] */
     while (status == SLUICE_OK && low < high) {
-        uint64_t middle = low + (high - low) / 2;
+        uint64_t middle = low + (high - low) / 2, next;
         struct entry entry;
-        status = cold_entry(self, group, middle, &entry);
+        status = cold_next(self, group, middle, last, &next);
+        if (status == SLUICE_NOT_FOUND) {
+            high = middle;
+            status = SLUICE_OK;
+            continue;
+        }
+        if (status == SLUICE_OK)
+            status = cold_entry(self, group, next, &entry);
         if (status != SLUICE_OK)
             break;
         buf_unref(entry.body);
         if (entry.time <= time)
-            low = middle + 1;
+            low = next + 1;
         else
             high = middle;
+    }
+    if (status == SLUICE_OK && low <= last && low <= self->gaps) {
+        status = cold_next(self, group, low, last, out);
+        if (status != SLUICE_NOT_FOUND)
+            return status;
+        low = last + 1;
+        status = SLUICE_OK;
     }
     *out = low;
     return status;

@@ -94,12 +94,17 @@ enum sluice_status cold_by_time(const struct cold *self, uint32_t group, struct 
     rocksdb_iterator_t *iterator = rocksdb_create_iterator(self->db, self->point);
     rocksdb_iter_seek(iterator, (const char *)name, size);
     enum sluice_status status = iterator_status(iterator);
-    if (status == SLUICE_OK && (!stands_at(iterator, group, &at, &number) || !same_key(at, key)))
-        status = SLUICE_NOT_FOUND;
     struct cold_record record;
     const char *type;
-    if (status == SLUICE_OK)
-        status = record_here(iterator, &record, &type);
+    for (bool seen = false; status == SLUICE_OK && !seen;) {
+        if (!stands_at(iterator, group, &at, &number) || !same_key(at, key))
+            status = SLUICE_NOT_FOUND;
+        else
+            status = record_here(iterator, &record, &type);
+        seen = status != SLUICE_OK || record.revision <= self->until;
+        if (!seen)
+            rocksdb_iter_next(iterator);
+    }
     if (status == SLUICE_OK && record.time <= time) {
         status = cold__version(self, group, key, number, &record, type, with_value, out);
     } else if (status == SLUICE_OK) {
@@ -163,6 +168,8 @@ static enum sluice_status history_step(const struct cold *self, uint32_t group, 
     enum sluice_status status = record_here(iterator, &record, &type);
     if (status != SLUICE_OK)
         return status;
+    if (record.revision > self->until)
+        return SLUICE_OK;
     *in_span = span->descending ? record.time >= span->time_from : record.time <= span->time_to;
     if (!*in_span || record.time < span->time_from || record.time > span->time_to)
         return SLUICE_OK;
@@ -223,9 +230,20 @@ struct cold_keys {
     uint8_t key[KEY_BYTES_MAX]; /* the current one: the iterator's own bytes move under it */
 };
 
+/* Is the record at which the iterator stands one that may be seen? A damaged one is: it is told when it is read. */
+static bool seen_here(const struct cold *self, const rocksdb_iterator_t *iterator)
+{
+    struct cold_record record;
+    const char *type;
+    return self->until == UINT64_MAX || record_here(iterator, &record, &type) != SLUICE_OK ||
+           record.revision <= self->until;
+}
+
 /* Takes note of the key at which the iterator stands; none: the end. */
 static void keys_settle(struct cold_keys *self)
 {
+    while (rocksdb_iter_valid(self->iterator) && !seen_here(self->cold, self->iterator))
+        rocksdb_iter_next(self->iterator);
     struct slice key;
     uint64_t number;
     self->key_size = 0;
@@ -330,7 +348,7 @@ enum sluice_status cold_keys_count(struct cold_keys *self, uint64_t below, uint6
     struct slice current = {self->key, self->key_size};
     *out = 0;
     while (*out < limit && stands_at(self->iterator, self->group, &key, &number) && same_key(key, current)) {
-        if (number < below)
+        if (number < below && seen_here(self->cold, self->iterator))
             ++*out;
         rocksdb_iter_next(self->iterator);
     }

@@ -63,6 +63,9 @@ struct hot_slot {
     } made;
 };
 
+/* The kind of a slot whose revision is left out: compaction dropped it, or a snapshot did not have it. */
+#define HOT_GAP UINT16_MAX
+
 struct hot_table {
     struct hot_object **buckets;
     uint64_t mask;
@@ -103,6 +106,13 @@ uint64_t hot_revision_after(const struct hot *self, uint64_t time);
 void hot_cache(struct hot *self, const struct version *version);
 /* Lets go of what the store has (revisions <= indexed) until `bytes_max` is met, in so many steps at most. */
 void hot_evict(struct hot *self, uint64_t indexed, uint64_t bytes_max, uint32_t steps_max);
+
+/* hot_ingest.c. Leaves the revisions up to `until` out. */
+enum sluice_status hot_skip(struct hot *self, uint64_t until, uint64_t time) SLUICE_MUST_CHECK;
+/* Lets go of entries up to there that made no version. */
+void hot_compact(struct hot *self, uint64_t upto);
+/* A second twin with the same content, which shares the bodies; of one without a store. */
+enum sluice_status hot_dup(const struct hot *from, uint32_t group, struct hot *out) SLUICE_MUST_CHECK;
 
 /* The first object whose key is >= `key` (or > with `strictly`); NULL at the end. */
 struct hot_object *hot_seek(const struct hot *self, struct slice key, bool strictly);

@@ -163,17 +163,58 @@ uint64_t store_free_bytes(const char *path, uint64_t *total)
 }
 
 /* Queues a control item and waits until the index thread has come to it. */
-static enum sluice_status reach(struct store *self, struct store_group *group, enum item_type type)
+static enum sluice_status reach_item(struct store *self, struct store_item *item)
 {
     bool reached = false;
-    struct store_item item = {.type = type, .group = group, .reached = &reached};
-    bool pushed = queue_push(self->queue, &item);
+    item->reached = &reached;
+    bool pushed = queue_push(self->queue, item);
     ASSERT(pushed);
     pthread_mutex_lock(&self->mutex);
     while (!reached)
         pthread_cond_wait(&self->progress, &self->mutex);
     pthread_mutex_unlock(&self->mutex);
     return (enum sluice_status)atomic_load(&self->error);
+}
+
+static enum sluice_status reach(struct store *self, struct store_group *group, enum item_type type)
+{
+    struct store_item item = {.type = type, .group = group};
+    return reach_item(self, &item);
+}
+
+enum sluice_status store__finish(struct store_group *group, uint64_t upto, uint64_t time,
+                                 const struct versions_fact *facts, uint32_t fact_count)
+{
+    struct store_item item = {
+        .type = ITEM_FINISH, .group = group, .upto = upto, .time = time, .facts = facts, .fact_count = fact_count};
+    return reach_item(group->store, &item);
+}
+
+enum sluice_status store__repair(struct store_group *group, const struct entry *entry)
+{
+    struct store_item item = {.type = ITEM_REPAIR, .group = group, .entry = *entry};
+    return reach_item(group->store, &item);
+}
+
+enum sluice_status store__compact(struct store_group *group, uint64_t upto, uint64_t gaps)
+{
+    struct store_item *item = memory__allocate_zeroed(1, sizeof(*item));
+    if (item == NULL)
+        return SLUICE_MEMORY;
+    item->type = ITEM_COMPACT;
+    item->group = group;
+    item->upto = upto;
+    item->gaps = gaps;
+    bool pushed = queue_push(group->store->queue, item);
+    if (!pushed)
+        store__item_destroy(item);
+    return pushed ? SLUICE_OK : SLUICE_BUSY;
+}
+
+enum sluice_status store__push_ingested(struct store_group *group, struct store_item *item)
+{
+    item->type = ITEM_INGEST;
+    return store__push(group, item);
 }
 
 enum sluice_status store__drain(struct store_group *group)
@@ -212,9 +253,26 @@ static enum sluice_status check_epoch(struct store_group *group, struct cold_sta
     return store__erase(group);
 }
 
-enum sluice_status store__group_open(struct store *self, uint32_t group_number, uint64_t epoch,
-                                     struct store_group **out, struct cold_state *state)
+static enum sluice_status find_progress(struct store_group *group, struct store_found *found)
 {
+    const struct cold *cold = &group->store->cold;
+    found->held = found->gaps = 0;
+    enum sluice_status status = cold_progress(cold, 'P', group->group, group->epoch, &found->held);
+    if (status == SLUICE_OK || status == SLUICE_NOT_FOUND) {
+        found->held = status == SLUICE_OK ? found->held : 0;
+        status = cold_progress(cold, 'R', group->group, group->epoch, &found->gaps);
+    }
+    if (status == SLUICE_NOT_FOUND) {
+        found->gaps = 0;
+        status = SLUICE_OK;
+    }
+    return status;
+}
+
+enum sluice_status store__group_open(struct store *self, uint32_t group_number, uint64_t epoch,
+                                     struct store_group **out, struct store_found *found)
+{
+    struct cold_state *state = &found->state;
     struct store_group *group = memory__allocate_zeroed(1, sizeof(*group));
     if (group == NULL)
         return SLUICE_MEMORY;
@@ -226,11 +284,15 @@ enum sluice_status store__group_open(struct store *self, uint32_t group_number, 
         *state = (struct cold_state){0};
     else if (status == SLUICE_OK)
         status = check_epoch(group, state);
-    if (status != SLUICE_OK && status != SLUICE_NOT_FOUND) {
+    if (status == SLUICE_OK || status == SLUICE_NOT_FOUND)
+        status = find_progress(group, found);
+    if (status != SLUICE_OK) {
         free(group);
         return status;
     }
     atomic_store(&group->indexed, state->applied);
+    group->written = state->applied;
+    group->written_time = state->time;
     pthread_mutex_lock(&self->mutex);
     group->next = self->groups;
     self->groups = group;

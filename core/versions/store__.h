@@ -27,6 +27,8 @@ struct store_group {
     bool news;
     /* The index thread's. */
     uint64_t written, written_time; /* in the batch that is being built */
+    uint64_t ingested;              /* of a snapshot; 0: nothing since the last batch */
+    uint64_t marked;                /* the last revision of a snapshot that a mark was made for */
     bool touched;
     struct store_group *next_touched;
 };
@@ -38,14 +40,29 @@ struct item_made {
     uint32_t key_size;
 };
 
-enum item_type { ITEM_ENTRY, ITEM_ERASE, ITEM_BARRIER, ITEM_FLUSH, ITEM_STOP };
+enum item_type {
+    ITEM_ENTRY,
+    ITEM_INGEST,
+    ITEM_COMPACT,
+    ITEM_FINISH,
+    ITEM_REPAIR,
+    ITEM_ERASE,
+    ITEM_BARRIER,
+    ITEM_FLUSH,
+    ITEM_STOP
+};
 
 struct store_item {
     enum item_type type;
     struct store_group *group;
-    bool *reached;      /* ITEM_BARRIER, ITEM_ERASE: set under the store's mutex when the index thread has come here */
-    struct entry entry; /* one reference */
-    uint64_t cost;      /* of memory */
+    bool *reached; /* ITEM_BARRIER, ITEM_ERASE, ITEM_FINISH, ITEM_REPAIR: set under the store's mutex when the index
+                      thread has come here */
+    struct entry entry;  /* one reference */
+    uint64_t upto, gaps; /* ITEM_COMPACT; upto and time: ITEM_FINISH */
+    uint64_t time;
+    const struct versions_fact *facts; /* ITEM_FINISH */
+    uint32_t fact_count;
+    uint64_t cost; /* of memory */
     uint32_t made_count;
     uint32_t facts_size;
     struct item_made made[]; /* then the facts: struct item_fact, name, value, each */
@@ -83,7 +100,18 @@ struct store {
 /* store_item.c */
 void store__item_encode(struct store *self, const struct store_item *item);
 void store__state_encode(struct store *self, struct store_group *group);
+void store__progress_encode(struct store *self, struct store_group *group, char kind, uint64_t revision);
+void store__fact_encode(struct store *self, uint32_t group, struct slice name, const uint8_t *value, size_t size);
+void store__entry_encode(struct store *self, uint32_t group, const struct entry *entry);
+/* store_ingest.c, for the index thread: what these items ask for. */
+void store__run_finish(struct store *self, const struct store_item *item);
+void store__run_compact(struct store *self, const struct store_item *item);
+void store__run_repair(struct store *self, const struct store_item *item);
 /* store_index.c */
+/* Marks all keys of a kind as gone, in the batch. */
+void store__delete_kind(struct store *self, char kind, uint32_t group);
+/* Writes the batch as it is; false: it failed, and the store with it. */
+bool store__write_now(struct store *self, const char *what);
 void *store__index_run(void *arg);
 void *store__flush_run(void *arg);
 /* Keeps the first error, and wakes everybody who waits. */

@@ -57,8 +57,13 @@ static void write_batch(struct store *self, uint64_t entries, uint64_t bytes)
     char *failure = NULL;
     if (self->touched == NULL)
         return;
-    for (struct store_group *group = self->touched; group != NULL; group = group->next_touched)
-        store__state_encode(self, group);
+    for (struct store_group *group = self->touched; group != NULL; group = group->next_touched) {
+        if (group->written > 0)
+            store__state_encode(self, group);
+        if (group->ingested > 0)
+            store__progress_encode(self, group, 'P', group->ingested);
+        group->ingested = 0;
+    }
     size_t size;
     rocksdb_writebatch_data(self->batch, &size);
     if (!failed(self))
@@ -92,8 +97,12 @@ static void add_entry(struct store *self, struct store_item *item)
 {
     struct store_group *group = item->group;
     store__item_encode(self, item);
-    group->written = item->entry.index;
-    group->written_time = item->entry.time;
+    if (item->type == ITEM_INGEST) {
+        group->ingested = item->entry.index;
+    } else {
+        group->written = item->entry.index;
+        group->written_time = item->entry.time;
+    }
     if (!group->touched) {
         group->touched = true;
         group->next_touched = self->touched;
@@ -115,23 +124,32 @@ void store__flush_now(struct store *self)
         store__fail(self, cold__error("flushing", failure));
 }
 
+void store__delete_kind(struct store *self, char kind, uint32_t group)
+{
+    cold_key from, to;
+    size_t size = cold__head(from, kind, group);
+    cold__head(to, (char)(kind + (group == UINT32_MAX)), group + 1);
+    rocksdb_writebatch_delete_range(self->batch, (const char *)from, size, (const char *)to, size);
+}
+
+bool store__write_now(struct store *self, const char *what)
+{
+    char *failure = NULL;
+    rocksdb_write(self->cold.db, self->write_options, self->batch, &failure);
+    rocksdb_writebatch_clear(self->batch);
+    if (failure != NULL)
+        store__fail(self, cold__error(what, failure));
+    return failure == NULL;
+}
+
 /* Drops all keys of the group, durably: marked as gone here, and by and by from the disk. */
 static void erase_group(struct store *self, uint32_t group)
 {
-    static const char kinds[] = {'E', 'I', 'S', 'F', 'M'};
-    char *failure = NULL;
-    for (size_t i = 0; i < sizeof(kinds); i++) {
-        cold_key from, to;
-        size_t size = cold__head(from, kinds[i], group);
-        cold__head(to, (char)(kinds[i] + (group == UINT32_MAX)), group + 1);
-        rocksdb_writebatch_delete_range(self->batch, (const char *)from, size, (const char *)to, size);
-    }
-    rocksdb_write(self->cold.db, self->write_options, self->batch, &failure);
-    rocksdb_writebatch_clear(self->batch);
-    if (failure != NULL) {
-        store__fail(self, cold__error("erasing a group", failure));
+    static const char kinds[] = {'D', 'E', 'F', 'I', 'M', 'P', 'R', 'S'};
+    for (size_t i = 0; i < sizeof(kinds); i++)
+        store__delete_kind(self, kinds[i], group);
+    if (!store__write_now(self, "erasing a group"))
         return;
-    }
     store__flush_now(self);
     store__reclaim(self);
 }
@@ -140,12 +158,23 @@ static void control(struct store *self, struct store_item *item)
 {
     if (item->type == ITEM_ERASE && !failed(self))
         erase_group(self, item->group->group);
+    else if (item->type == ITEM_FINISH && !failed(self))
+        store__run_finish(self, item);
+    else if (item->type == ITEM_REPAIR && !failed(self))
+        store__run_repair(self, item);
     pthread_mutex_lock(&self->mutex);
     if (item->type == ITEM_ERASE) {
         struct store_group *group = item->group;
         atomic_store(&group->indexed, 0);
         group->durable = group->flushing = 0;
+        group->written = group->written_time = group->marked = 0;
         group->news = false;
+    }
+    if (item->type == ITEM_FINISH && !failed(self)) {
+        struct store_group *group = item->group;
+        atomic_store(&group->indexed, item->upto);
+        group->durable = group->flushing = item->upto;
+        group->news = true;
     }
     if (item->type == ITEM_FLUSH) {
         atomic_store(&self->flush_queued, false);
@@ -165,20 +194,26 @@ static bool drain(struct store *self)
     struct store_item *item;
     while (goes_on && (item = queue_pop(self->queue)) != NULL) {
         enum item_type type = item->type;
-        if (type == ITEM_ENTRY) {
+        bool is_entry = type == ITEM_ENTRY || type == ITEM_INGEST;
+        if (is_entry) {
             add_entry(self, item);
             entries++;
             bytes += item->cost;
             store__item_destroy(item);
         }
-        if (type != ITEM_ENTRY || bytes >= STORE_BATCH_BYTES_MAX || entries >= STORE_BATCH_ENTRIES_MAX) {
+        if (!is_entry || bytes >= STORE_BATCH_BYTES_MAX || entries >= STORE_BATCH_ENTRIES_MAX) {
             write_batch(self, entries, bytes);
             entries = bytes = 0;
         }
-        if (type == ITEM_STOP)
+        if (type == ITEM_STOP) {
             goes_on = false;
-        else if (type != ITEM_ENTRY)
+        } else if (type == ITEM_COMPACT) {
+            if (!failed(self))
+                store__run_compact(self, item);
+            store__item_destroy(item);
+        } else if (!is_entry) {
             control(self, item);
+        }
     }
     write_batch(self, entries, bytes);
     return goes_on;

@@ -105,6 +105,17 @@ static void encode_version(struct store *self, const struct store_item *item, co
     put_parts(self, name, size, &record, sizeof(record), type, record.type_size);
 }
 
+void store__fact_encode(struct store *self, uint32_t group, struct slice name, const uint8_t *value, size_t size)
+{
+    cold_key key;
+    size_t key_size = cold__fact_key(key, group, name);
+    uint32_t crc = cold__fact_crc(name, value, size);
+    if (size == 0)
+        rocksdb_writebatch_delete(self->batch, (const char *)key, key_size);
+    else
+        put_parts(self, key, key_size, value, size, &crc, sizeof(crc));
+}
+
 static void encode_facts(struct store *self, const struct store_item *item)
 {
     const uint8_t *at = (const uint8_t *)&item->made[item->made_count];
@@ -116,32 +127,50 @@ static void encode_facts(struct store *self, const struct store_item *item)
         struct slice name = {at, head.name_size};
         const uint8_t *value = at + head.name_size;
         at = value + head.value_size;
-        cold_key key;
-        size_t size = cold__fact_key(key, item->group->group, name);
-        uint32_t crc = cold__fact_crc(name, value, head.value_size);
-        if (head.value_size == 0)
-            rocksdb_writebatch_delete(self->batch, (const char *)key, size);
-        else
-            put_parts(self, key, size, value, head.value_size, &crc, sizeof(crc));
+        store__fact_encode(self, item->group->group, name, value, head.value_size);
     }
+}
+
+void store__entry_encode(struct store *self, uint32_t group, const struct entry *entry)
+{
+    cold_key key;
+    struct entry_header header;
+    entry_header_write(entry, &header);
+    size_t size = cold__entry_key(key, group, entry->index);
+    put_parts(self, key, size, &header, sizeof(header), entry->body == NULL ? (const void *)"" : entry->body->data,
+              header.body_size);
 }
 
 void store__item_encode(struct store *self, const struct store_item *item)
 {
     const struct entry *entry = &item->entry;
+    struct store_group *group = item->group;
     cold_key key;
-    struct entry_header header;
-    entry_header_write(entry, &header);
-    size_t size = cold__entry_key(key, item->group->group, entry->index);
-    put_parts(self, key, size, &header, sizeof(header), entry->body == NULL ? (const void *)"" : entry->body->data,
-              header.body_size);
+    store__entry_encode(self, group->group, entry);
     for (uint32_t i = 0; i < item->made_count; i++)
         encode_version(self, item, &item->made[i]);
-    encode_facts(self, item);
-    if (entry->index % COLD_MARK_EVERY == 0) {
-        size = cold__mark_key(key, item->group->group, entry->time, entry->index);
+    if (item->made_count == 0) {
+        size_t size = cold__dropable_key(key, group->group, entry->index);
         rocksdb_writebatch_put(self->batch, (const char *)key, size, "", 0);
     }
+    encode_facts(self, item);
+    /* A snapshot has gaps: there each first entry of a run is marked. */
+    bool mark = item->type == ITEM_INGEST ? entry->index / COLD_MARK_EVERY != group->marked / COLD_MARK_EVERY
+                                          : entry->index % COLD_MARK_EVERY == 0;
+    if (mark) {
+        size_t size = cold__mark_key(key, group->group, entry->time, entry->index);
+        rocksdb_writebatch_put(self->batch, (const char *)key, size, "", 0);
+        group->marked = entry->index;
+    }
+}
+
+void store__progress_encode(struct store *self, struct store_group *group, char kind, uint64_t revision)
+{
+    cold_key key;
+    struct cold_progress progress = {.epoch = group->epoch, .revision = revision};
+    progress.crc = cold__progress_crc(&progress, kind, group->group);
+    size_t size = cold__head(key, kind, group->group);
+    rocksdb_writebatch_put(self->batch, (const char *)key, size, (const char *)&progress, sizeof(progress));
 }
 
 void store__state_encode(struct store *self, struct store_group *group)

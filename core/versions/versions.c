@@ -23,13 +23,17 @@ enum sluice_status versions_create(const struct versions_options *options, struc
     self->hot_bytes_max = options->hot_bytes_max;
     enum sluice_status status;
     if (options->store != NULL) {
-        struct cold_state state;
-        status = store__group_open(options->store, options->group, options->epoch, &self->stored, &state);
+        struct store_found found;
+        status = store__group_open(options->store, options->group, options->epoch, &self->stored, &found);
         if (status != SLUICE_OK)
             goto fail;
-        self->cold = store__cold(self->stored);
-        self->applied = self->indexed = state.applied;
-        self->time = state.time;
+        self->view = *store__cold(self->stored);
+        self->cold = &self->view;
+        self->applied = self->indexed = found.state.applied;
+        self->time = found.state.time;
+        self->held = found.held;
+        self->gaps = found.gaps;
+        versions__see(self);
     } else {
         status = facts_init(&self->facts);
         if (status != SLUICE_OK)
@@ -55,6 +59,7 @@ void versions_destroy(struct versions *self)
 {
     if (self == NULL)
         return;
+    versions__ingest_drop(self);
     if (self->stored != NULL)
         store__group_close(self->stored);
     facts_deinit(&self->facts);
@@ -84,7 +89,8 @@ enum sluice_status versions_erase(struct versions *self)
     }
     hot_deinit(&self->hot);
     self->hot = fresh;
-    self->applied = self->time = self->indexed = 0;
+    self->applied = self->time = self->indexed = self->gaps = self->compacted = 0;
+    versions__ingest_drop(self);
     return SLUICE_OK;
 }
 
@@ -141,6 +147,8 @@ enum sluice_status versions_apply(struct versions *self, const struct entry *ent
     }
     self->applied = entry->index;
     self->time = entry->time;
+    if (self->held != 0)
+        versions__ingest_passed(self);
     if (self->stored == NULL) {
         facts_commit(&self->facts, facts, fact_count, prepared);
         return SLUICE_OK;
@@ -195,9 +203,18 @@ enum sluice_status versions_entry(struct versions *self, uint64_t revision, stru
 {
     if (revision == 0 || revision > self->applied)
         return SLUICE_NOT_FOUND;
-    if (revision < self->hot.first)
-        return cold_entry(self->cold, self->group, revision, out);
+    if (revision < self->hot.first) {
+        uint64_t next;
+        if (self->cold == NULL)
+            return SLUICE_GONE;
+        enum sluice_status status = cold_next(self->cold, self->group, revision, self->hot.first - 1, &next);
+        if (status == SLUICE_NOT_FOUND || (status == SLUICE_OK && next != revision))
+            return SLUICE_GONE;
+        return status != SLUICE_OK ? status : cold_entry(self->cold, self->group, revision, out);
+    }
     const struct hot_slot *slot = hot_slot(&self->hot, revision);
+    if (slot->kind == HOT_GAP)
+        return SLUICE_GONE;
     *out = (struct entry){
         .index = revision,
         .ballot = slot->ballot,
@@ -220,7 +237,9 @@ enum sluice_status versions_revision_after(struct versions *self, uint64_t time,
     }
     /* The answer lies in the deque if it is not its first entry, or if nothing lies before that. */
     uint64_t hot = hot_revision_after(&self->hot, time);
-    if (self->hot.first == 1 || hot > self->hot.first) {
+    if (self->cold == NULL || self->hot.first == 1 || hot > self->hot.first) {
+        while (hot <= self->hot.last && hot_slot(&self->hot, hot)->kind == HOT_GAP)
+            hot++;
         *out = hot;
         return SLUICE_OK;
     }

@@ -70,7 +70,8 @@ enum sluice_status versions_apply(struct versions *self, const struct entry *ent
 /* The store says that it has everything up to `revision`: the hot part may let go. */
 void versions_indexed(struct versions *self, uint64_t revision);
 bool versions_full(const struct versions *self);
-/* Calls back for each fact at start. */
+/* Calls back for each fact as of `applied`: at start, and for a snapshot. Waits for the store to have what was applied;
+ * one fact at a time is in memory. */
 enum sluice_status versions_facts(struct versions *self, void (*each)(void *arg, struct slice name, struct slice value),
                                   void *arg) SLUICE_MUST_CHECK;
 
@@ -109,11 +110,41 @@ enum sluice_status versions_history(struct versions *self, struct slice key, con
 enum sluice_status versions_count(struct versions *self, struct slice prefix, uint64_t limit,
                                   uint64_t *out) SLUICE_MUST_CHECK;
 
-/* The stable entry at `revision`, with one reference on its body. NOT_FOUND beyond applied; GONE below what is kept. */
+/* The stable entry at `revision`, with one reference on its body. NOT_FOUND beyond applied; GONE: compaction or a
+ * snapshot left it out; CORRUPT: damaged, see versions_repair. */
 enum sluice_status versions_entry(struct versions *self, uint64_t revision, struct entry *out) SLUICE_MUST_CHECK;
 /* The lowest revision whose entry has time > `time` (applied + 1 when there is none): where a watch resumes. */
 enum sluice_status versions_revision_after(struct versions *self, uint64_t time, uint64_t *out) SLUICE_MUST_CHECK;
 uint64_t versions_hot_bytes(const struct versions *self);
+
+/* The first revision at or after `revision` whose entry is retained. NOT_FOUND: none up to applied. */
+enum sluice_status versions_next(struct versions *self, uint64_t revision, uint64_t *next) SLUICE_MUST_CHECK;
+/* Drops entries up to `upto` that made no version (ballots' first ones, cursors, members, changes of the map,
+ * conditions that failed), by and by. Everything else stays what it was. BUSY, MEMORY: ask again some time. */
+enum sluice_status versions_compact(struct versions *self, uint64_t upto) SLUICE_MUST_CHECK;
+
+/* Taking in a snapshot: retained entries beyond what was applied, in order and perhaps with gaps, then the facts.
+ * Nothing of it can be read before the end: until then all answers, versions_applied too, are those of before; and
+ * versions_apply may go on meanwhile, which the snapshot then does not disturb.
+ *
+ * begin: `*position` tells up to where everything retained is held already: applied, or what an attempt that was broken
+ * off, by a crash too, had brought (durably, before a crash). It may be called again at any time. */
+enum sluice_status versions_ingest_begin(struct versions *self, uint64_t *position) SLUICE_MUST_CHECK;
+/* One entry beyond the position, with those of its versions that are retained (as in versions_apply, but a key's first
+ * one may have any number). Waits while the store is more than its bound behind: memory is bounded. INVALID: it does
+ * not follow; CONFLICT: no begin (memory alone). */
+enum sluice_status versions_ingest_entry(struct versions *self, const struct entry *entry, const struct version *made,
+                                         uint32_t made_count) SLUICE_MUST_CHECK;
+/* The end: `applied` becomes `upto`, its time `time`, and the facts these, instead of all others, in one atomic step
+ * that is durable on return (the caller waits for one flush). INVALID: something held lies beyond `upto`, or `upto` was
+ * applied already; nothing has changed then. */
+enum sluice_status versions_ingest_finish(struct versions *self, uint64_t upto, uint64_t time,
+                                          const struct versions_fact *facts, uint64_t fact_count) SLUICE_MUST_CHECK;
+
+/* Writes an entry back that was found damaged (CORRUPT); durable on return. INVALID: it is none of this group and
+ * epoch, not applied, or its body does not fit its checksum. CONFLICT: it contradicts what can still be read of the
+ * damaged one or of its neighbours. */
+enum sluice_status versions_repair(struct versions *self, const struct entry *entry) SLUICE_MUST_CHECK;
 
 /* The store: one a node. `index thread` inside: versions_apply hands batches to it and never waits, unless it is more
  * than a stated bound behind. */
