@@ -275,6 +275,8 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
     struct host__recovered *recovered = recovered_of(self, group->group, false);
     if (recovered != NULL && recovered->epoch != group->epoch)
         recovered = NULL;
+    for (uint32_t i = 0; i < group->replica_count; i++)
+        replica->members.voters |= paxos_mask(group->replicas[i]);
     status = replica__load_members(replica);
     if (status == SLUICE_OK)
         status = replay_stable(replica, group->memory_only ? NULL : recovered);

@@ -30,6 +30,8 @@ struct host__waiting {
     struct host__waiting *next;
     void *link;
     uint64_t deadline_ns;
+    bool asks;      /* for a round, where there is no lease */
+    uint64_t round; /* of asking a quorum, in this leadership; 0: none */
     struct wire_header header;
     size_t body_size;
     uint8_t body[] __attribute__((aligned(8)));
@@ -89,6 +91,7 @@ struct replica {
     uint64_t stable_noted;        /* stable index that the segments know of */
     uint64_t load_bytes;          /* of requests that wait here, and of entries that are not stable yet */
     uint32_t waiting_count;       /* reads */
+    uint64_t rounds_done;         /* of asking a quorum, in this leadership */
     uint64_t wanted;              /* mask of the nodes that the map wants; 0: nothing was said */
     bool stepped;                 /* in this round: perhaps the members can move on */
     struct paxos_members members; /* as of what is applied; kept as a fact */
@@ -165,6 +168,8 @@ void peers__send(struct host *self, uint16_t node, struct peer_header *header, s
 void replica__step(struct replica *self, struct paxos_event *event, struct entry *entries,
                    const struct host__pending *who);
 void replica__propose(struct replica *self);
+/* Is there room for one more value? */
+bool replica__takes_writes(const struct replica *self);
 /* Where this replica leads: the next step towards the wanted members, if it is time. */
 void replica__propose_members(struct replica *self);
 /* Applies one stable entry, whatever its kind. `reply`: see host_env.map_apply. */
@@ -208,6 +213,8 @@ enum sluice_status serve__append(struct bytes *out, const struct replica *self, 
 void read__serve(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body);
 void read__waiting(struct replica *self, uint64_t now);
 void read__drop_waiting(struct replica *self, void *link);
+/* Rounds of a leadership that has ended say nothing in the next one. */
+void read__forget_rounds(struct replica *self);
 
 /* watch.c */
 void watch__start(struct replica *self, void *link, const struct wire_header *header, const struct wire_query *query);

@@ -217,7 +217,7 @@ enum sluice_status peer_snapshot_ack_read(const void *data, size_t size, struct 
     if (size != sizeof(*out))
         return SLUICE_INVALID;
     memcpy(out, data, sizeof(*out));
-    return sluice_status_known(out->status) ? SLUICE_OK : SLUICE_INVALID;
+    return sluice_status_known(out->status) && out->state <= PEER_SNAPSHOT_INSTALLED ? SLUICE_OK : SLUICE_INVALID;
 }
 
 enum sluice_status peer_snapshot_entry(const void *data, size_t size, size_t *offset, struct entry *out,

@@ -99,13 +99,18 @@ struct peer_fact {
 };
 _Static_assert(sizeof(struct peer_fact) == 8, "frozen layout");
 
+enum peer_snapshot_state {
+    PEER_SNAPSHOT_GOING = 0,
+    PEER_SNAPSHOT_BEHIND = 1, /* something before that is missing: go on from here */
+    PEER_SNAPSHOT_INSTALLED = 2,
+};
 struct peer_snapshot_ack {
     uint64_t epoch;
     uint64_t id;
     uint64_t position; /* all that is retained up to here is held */
     uint64_t facts;    /* so many are held */
     uint32_t status;   /* enum sluice_status: OK; anything else ends the transfer */
-    uint32_t installed;
+    uint32_t state;    /* enum peer_snapshot_state */
 };
 _Static_assert(sizeof(struct peer_snapshot_ack) == 40, "frozen layout");
 

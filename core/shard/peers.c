@@ -171,7 +171,7 @@ void host_map_change(struct host *self, const char *json, size_t size)
     if (replica->paxos.role == PAXOS_LEADER) {
         const struct host__pending nobody = {0};
         struct buf *body = buf_dup(json, (uint32_t)size);
-        if (body == NULL || paxos_room(&replica->paxos) <= replica->queued_count ||
+        if (body == NULL || !replica__takes_writes(replica) ||
             replica__queue(replica, body, crc32c(json, size), ENTRY_MAP, &nobody) != SLUICE_OK)
             buf_unref(body);
         return;

@@ -1,4 +1,4 @@
-/* Reads: under a lease, at a closed time, or at the stable prefix; pages. */
+/* Reads: under a lease or by asking a quorum, at a closed time, or at the stable prefix; pages. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -141,14 +141,19 @@ static void serve_history(struct replica *self, void *link, const struct wire_he
     reply_page(&page, link, header, status);
 }
 
-/* May this read be answered from here, now? OK; AGAIN: wait; anything else is the answer. */
-static enum sluice_status read_gate(struct replica *self, const struct wire_header *header,
-                                    const struct wire_query *query)
+static bool timed_read(const struct wire_query *query)
 {
-    bool timed = query != NULL && (query->flags & WIRE_QUERY_AT) != 0;
+    return query != NULL && (query->flags & WIRE_QUERY_AT) != 0;
+}
+
+/* May this read be answered from here, now? OK; AGAIN: wait; anything else is the answer. `round`: the one that a
+ * linearizable read waits for, where there is no lease. */
+static enum sluice_status read_gate(struct replica *self, const struct wire_header *header,
+                                    const struct wire_query *query, uint64_t round)
+{
     bool stable = (header->flags & WIRE_FLAG_STABLE) != 0;
     bool leads = self->paxos.role == PAXOS_LEADER;
-    if (timed) {
+    if (timed_read(query)) {
         if (replica__closed(self, query->at))
             return SLUICE_OK;
         return leads ? SLUICE_AGAIN : SLUICE_NOT_LEADER;
@@ -158,7 +163,43 @@ static enum sluice_status read_gate(struct replica *self, const struct wire_head
                                                                                           : SLUICE_NOT_LEADER;
     if (!leads)
         return SLUICE_NOT_LEADER;
-    return self->leading && paxos_lease_valid(&self->paxos, host__now(self->host)) ? SLUICE_OK : SLUICE_AGAIN;
+    if (!self->leading)
+        return SLUICE_AGAIN;
+    if (!self->host->options.leases_off && paxos_lease_valid(&self->paxos, host__now(self->host)))
+        return SLUICE_OK;
+    return round != 0 && round <= self->rounds_done ? SLUICE_OK : SLUICE_AGAIN;
+}
+
+void read__forget_rounds(struct replica *self)
+{
+    self->rounds_done = 0;
+    for (struct host__waiting *waiting = self->waiting; waiting != NULL; waiting = waiting->next) {
+        waiting->asks = waiting->asks || waiting->round != 0;
+        waiting->round = 0;
+    }
+}
+
+/* Without a lease a quorum is asked whether this replica still leads: one round for all reads that came by now (Raft
+ * thesis, 6.4). What is stable when it began has everything in it that was acknowledged before. */
+static bool begin_round(struct replica *self)
+{
+    struct paxos_event event = {.type = PAXOS_EVENT_READ};
+    bool wanted = false;
+    for (struct host__waiting *waiting = self->waiting; waiting != NULL; waiting = waiting->next)
+        wanted = wanted || waiting->asks;
+    if (!wanted || !self->leading)
+        return false;
+    uint64_t before = self->paxos.read_sequence;
+    replica__step(self, &event, NULL, NULL);
+    if (!self->leading || self->paxos.read_sequence == before)
+        return false;
+    self->host->figures.read_rounds++;
+    for (struct host__waiting *waiting = self->waiting; waiting != NULL; waiting = waiting->next)
+        if (waiting->asks) {
+            waiting->asks = false;
+            waiting->round = self->paxos.read_sequence;
+        }
+    return self->rounds_done >= self->paxos.read_sequence; /* there is nobody else to ask */
 }
 
 static void serve_read_now(struct replica *self, void *link, const struct wire_header *header,
@@ -182,7 +223,8 @@ static void serve_read_now(struct replica *self, void *link, const struct wire_h
     }
 }
 
-static void wait_for_it(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body)
+static void wait_for_it(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body,
+                        bool asks)
 {
     size_t size = sizeof(struct host__waiting) + header->body_size;
     if (self->waiting_count >= self->host->options.requests_max || !host__load_room(self, size)) {
@@ -201,6 +243,7 @@ static void wait_for_it(struct replica *self, void *link, const struct wire_head
     waiting->header = *header;
     waiting->deadline_ns = host__now(self->host) + timeout_ms * NS_PER_MS;
     waiting->body_size = header->body_size;
+    waiting->asks = asks;
     if (header->body_size > 0)
         memcpy(waiting->body, body, header->body_size);
     *self->waiting_tail = waiting;
@@ -228,16 +271,16 @@ void read__serve(struct replica *self, void *link, const struct wire_header *hea
             return;
         }
     }
-    enum sluice_status gate = read_gate(self, header, query);
+    enum sluice_status gate = read_gate(self, header, query, 0);
     if (gate == SLUICE_OK)
         serve_read_now(self, link, header, query);
     else if (gate == SLUICE_AGAIN)
-        wait_for_it(self, link, header, body);
+        wait_for_it(self, link, header, body, !timed_read(query));
     else
         serve__elsewhere(self, link, header->request_id);
 }
 
-void read__waiting(struct replica *self, uint64_t now)
+static void look_again(struct replica *self, uint64_t now)
 {
     struct host__waiting *list = self->waiting;
     self->waiting = NULL;
@@ -248,7 +291,7 @@ void read__waiting(struct replica *self, uint64_t now)
         waiting->next = NULL;
         const struct wire_query *query =
             waiting->header.type == WIRE_TIME ? NULL : (const struct wire_query *)(const void *)waiting->body;
-        enum sluice_status gate = read_gate(self, &waiting->header, query);
+        enum sluice_status gate = read_gate(self, &waiting->header, query, waiting->round);
         if (gate == SLUICE_AGAIN && now < waiting->deadline_ns) {
             *self->waiting_tail = waiting;
             self->waiting_tail = &waiting->next;
@@ -263,6 +306,13 @@ void read__waiting(struct replica *self, uint64_t now)
             serve__elsewhere(self, waiting->link, waiting->header.request_id);
         waiting_free(self, waiting);
     }
+}
+
+void read__waiting(struct replica *self, uint64_t now)
+{
+    look_again(self, now);
+    if (begin_round(self))
+        look_again(self, now);
 }
 
 void read__drop_waiting(struct replica *self, void *link)

@@ -226,6 +226,7 @@ static void effect_stable(struct replica *self, uint64_t stable)
 
 static void effect_following(struct replica *self)
 {
+    read__forget_rounds(self);
     for (uint32_t i = 0; i < self->host->options.window; i++)
         if (self->pending[i].type != 0) {
             struct host__pending who = self->pending[i];
@@ -275,6 +276,7 @@ static void carry_out(struct replica *self, const struct paxos_effect *effect, s
             self->host->env.members(self->host->env.arg, self->group, self->epoch, self->paxos.members.voters);
         break;
     case PAXOS_EFFECT_READ:
+        self->rounds_done = effect->sequence;
         break;
     case PAXOS_EFFECT_SNAPSHOT:
     case PAXOS_EFFECT_LOST:
@@ -340,48 +342,68 @@ enum sluice_status replica__queue(struct replica *self, struct buf *body, uint32
     return SLUICE_OK;
 }
 
-/* Proposes what the round has gathered, in batches that fit one message each. */
-void replica__propose(struct replica *self)
+bool replica__takes_writes(const struct replica *self)
+{
+    uint32_t room = paxos_room(&self->paxos);
+    /* Nothing can be proposed while the members change or the lead is handed over. That lasts for a round trip or two:
+     * what comes meanwhile waits, and is not refused. */
+    if (room == 0 && self->paxos.last - self->paxos.stable < self->host->options.window / 2)
+        room = self->host->options.window / 2;
+    return self->queued_count < room;
+}
+
+/* One batch of what is queued from `first` on, that fits one message and the window. Returns how many it took. */
+static uint32_t propose_batch(struct replica *self, uint32_t first, uint32_t most)
 {
     struct host *host = self->host;
+    struct paxos_proposal proposals[PAXOS_MESSAGE_ENTRIES_MAX];
+    struct entry entries[PAXOS_MESSAGE_ENTRIES_MAX];
+    struct host__pending who[PAXOS_MESSAGE_ENTRIES_MAX];
+    uint32_t count = 0;
+    uint64_t bytes = 0;
+    who[0].type = 0;
+    hlc_merge(&host->clock, paxos_time_floor(&self->paxos));
+    while (first + count < self->queued_count && count < most) {
+        struct host__queued *queued = &self->queued[first + count];
+        uint32_t size = queued->body == NULL ? 0 : queued->body->size;
+        if (count > 0 && bytes + size > PAXOS_MESSAGE_BYTES_MAX)
+            break;
+        bytes += size;
+        uint64_t time = hlc_now(&host->clock, host->env.realtime_ns(host->env.arg));
+        proposals[count] = (struct paxos_proposal){.time = time, .size = size, .flags = queued->kind};
+        entries[count] = (struct entry){.index = self->paxos.last + 1 + count,
+                                        .ballot = self->paxos.ballot,
+                                        .time = time,
+                                        .epoch = self->epoch,
+                                        .opened = self->paxos.ballot,
+                                        .group = self->group,
+                                        .kind = queued->kind,
+                                        .body_crc = queued->body_crc,
+                                        .body = queued->body};
+        who[count] = queued->who;
+        count++;
+    }
+    host__load_drop(self, bytes);
+    struct paxos_event event = {.type = PAXOS_EVENT_PROPOSE, .proposals = proposals, .proposal_count = count};
+    replica__step(self, &event, entries, who);
+    host->figures.proposals += count;
+    for (uint32_t i = 0; i < count; i++)
+        buf_unref(entries[i].body);
+    return count;
+}
+
+/* Proposes what was gathered. Where this replica leads no more, that is how its clients come to know. */
+void replica__propose(struct replica *self)
+{
     uint32_t done = 0;
     while (done < self->queued_count) {
-        struct paxos_proposal proposals[PAXOS_MESSAGE_ENTRIES_MAX];
-        struct entry entries[PAXOS_MESSAGE_ENTRIES_MAX];
-        struct host__pending who[PAXOS_MESSAGE_ENTRIES_MAX];
-        uint32_t count = 0;
-        uint64_t bytes = 0;
-        uint64_t floor = paxos_time_floor(&self->paxos);
-        hlc_merge(&host->clock, floor);
-        while (done + count < self->queued_count && count < PAXOS_MESSAGE_ENTRIES_MAX) {
-            struct host__queued *queued = &self->queued[done + count];
-            uint32_t size = queued->body == NULL ? 0 : queued->body->size;
-            if (count > 0 && bytes + size > PAXOS_MESSAGE_BYTES_MAX)
-                break;
-            bytes += size;
-            uint64_t time = hlc_now(&host->clock, host->env.realtime_ns(host->env.arg));
-            proposals[count] = (struct paxos_proposal){.time = time, .size = size, .flags = queued->kind};
-            entries[count] = (struct entry){.index = self->paxos.last + 1 + count,
-                                            .ballot = self->paxos.ballot,
-                                            .time = time,
-                                            .epoch = self->epoch,
-                                            .opened = self->paxos.ballot,
-                                            .group = self->group,
-                                            .kind = queued->kind,
-                                            .body_crc = queued->body_crc,
-                                            .body = queued->body};
-            who[count] = queued->who;
-            count++;
-        }
-        host__load_drop(self, bytes);
-        struct paxos_event event = {.type = PAXOS_EVENT_PROPOSE, .proposals = proposals, .proposal_count = count};
-        replica__step(self, &event, entries, who);
-        host->figures.proposals += count;
-        for (uint32_t i = 0; i < count; i++)
-            buf_unref(entries[i].body);
-        done += count;
+        uint32_t room = self->paxos.role == PAXOS_LEADER ? paxos_room(&self->paxos) : PAXOS_MESSAGE_ENTRIES_MAX;
+        if (room == 0)
+            break;
+        done += propose_batch(self, done, room < PAXOS_MESSAGE_ENTRIES_MAX ? room : PAXOS_MESSAGE_ENTRIES_MAX);
     }
-    self->queued_count = 0;
+    self->queued_count -= done;
+    memmove(self->queued, self->queued + done, self->queued_count * sizeof(*self->queued));
 }
 
 void replica__propose_members(struct replica *self)

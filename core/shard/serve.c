@@ -296,7 +296,7 @@ static void serve_write(struct replica *self, void *link, const struct wire_head
         serve__text(host, link, header, SLUICE_DEADLINE, "the write came after its deadline; it was not applied");
         return;
     }
-    if (paxos_room(&self->paxos) <= self->queued_count || !host__load_room(self, header->body_size)) {
+    if (!replica__takes_writes(self) || !host__load_room(self, header->body_size)) {
         host->figures.refused_busy++;
         serve__text(host, link, header, SLUICE_BUSY,
                     "as many writes are in flight as the shard takes; nothing was applied, try again");
@@ -320,7 +320,7 @@ static void serve_map_change(struct replica *self, void *link, const struct wire
     }
     struct buf *copy = buf_dup(body, header->body_size);
     const struct host__pending who = {.link = link, .request_id = header->request_id, .type = WIRE_MAP_CHANGE};
-    if (copy == NULL || paxos_room(&self->paxos) <= self->queued_count || !host__load_room(self, header->body_size) ||
+    if (copy == NULL || !replica__takes_writes(self) || !host__load_room(self, header->body_size) ||
         replica__queue(self, copy, crc32c(body, header->body_size), ENTRY_MAP, &who) != SLUICE_OK) {
         buf_unref(copy);
         serve__text(self->host, link, header, SLUICE_BUSY,

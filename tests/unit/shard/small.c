@@ -202,7 +202,7 @@ void small_start(uint16_t id)
                                .memory_only = small.memory_only,
                                .amnesiac = small.memory_only && node->incarnation > 1};
     for (uint16_t other = 1; other <= small.count; other++)
-        if (small.founders == 0 || ((small.founders >> other & 1) != 0 && (small.founders >> id & 1) != 0))
+        if (small.founders == 0 || (small.founders >> other & 1) != 0)
             group.replicas[group.replica_count++] = other;
     cr_assert_eq(host_group_add(node->host, &group), SLUICE_OK);
 }

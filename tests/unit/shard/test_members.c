@@ -1,0 +1,198 @@
+/* Members that change, a lead that is handed over, and reads that ask a quorum. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "tests/unit/shard/small.h"
+
+static void start(uint32_t count, uint64_t founders)
+{
+    small_open(count);
+    small.founders = founders;
+    for (uint16_t id = 1; id <= count; id++)
+        small_start(id);
+}
+
+static void want(const uint16_t *nodes, uint32_t count)
+{
+    for (uint16_t id = 1; id <= small.count; id++)
+        if (small.nodes[id].up)
+            host_group_want(small.nodes[id].host, 1, nodes, count);
+}
+
+static uint64_t wanted_mask;
+
+static bool settled(void)
+{
+    uint16_t leader = small_leader();
+    return leader != 0 && small_replica(leader)->paxos.members.voters == wanted_mask &&
+           (wanted_mask >> leader & 1) != 0;
+}
+
+static void count_members(void *arg, const struct host_group_status *status)
+{
+    *(uint64_t *)arg = status->members;
+}
+
+TestSuite(members, .fini = small_close);
+
+Test(members, a_node_is_replaced_by_another_and_no_write_is_lost)
+{
+    char value[16] = "";
+    start(4, 0xe); /* nodes 1 to 3 */
+    for (int i = 0; i < 20; i++)
+        small_put("key", "before", 6);
+    const uint16_t nodes[] = {1, 2, 4};
+    want(nodes, 3);
+    wanted_mask = 0x16;
+    cr_assert(small_until(settled, 5000 * SMALL_MS), "members are %llx",
+              (unsigned long long)small_replica(small_wait_leader())->paxos.members.voters);
+    small_run(300 * SMALL_MS);
+    cr_assert_eq(small.nodes[1].members, 0x16, "the node is told");
+    uint64_t told = 0;
+    host_each_group(small.nodes[4].host, count_members, &told);
+    cr_assert_eq(told, 0x16);
+    /* The new member counts, and the old one does not: 1 and 3 are no quorum any more, 1 and 4 are one. */
+    small_stop(2);
+    small_stop(3);
+    small_put("key", "after", 5);
+    cr_assert_eq(small_get("key", value, sizeof(value)), SLUICE_OK);
+    cr_assert_str_eq(value, "after");
+}
+
+Test(members, a_change_survives_the_restart_of_every_process)
+{
+    start(4, 0xe);
+    small_put("key", "before", 6);
+    const uint16_t nodes[] = {2, 3, 4};
+    want(nodes, 3);
+    wanted_mask = 0x1c;
+    cr_assert(small_until(settled, 5000 * SMALL_MS));
+    small_run(300 * SMALL_MS);
+    for (uint16_t id = 1; id <= 4; id++)
+        small_stop(id);
+    for (uint16_t id = 2; id <= 4; id++)
+        small_start(id);
+    uint16_t leader = small_wait_leader();
+    cr_assert_eq(small_replica(leader)->paxos.members.voters, 0x1c);
+    small_put("key", "after", 5);
+}
+
+Test(members, the_leader_itself_is_removed_after_it_has_handed_over)
+{
+    start(4, 0xe);
+    small_put("key", "before", 6);
+    uint16_t leader = small_wait_leader(), nodes[3], count = 0;
+    wanted_mask = 0;
+    for (uint16_t id = 1; id <= 4; id++)
+        if (id != leader) {
+            nodes[count++] = id;
+            wanted_mask |= UINT64_C(1) << id;
+        }
+    want(nodes, 3);
+    cr_assert(small_until(settled, 5000 * SMALL_MS));
+    cr_assert_neq(small_leader(), leader);
+    small_put("key", "after", 5);
+}
+
+Test(members, writes_that_come_while_members_change_wait_and_are_not_refused)
+{
+    static struct small_link links[400];
+    start(4, 0xe);
+    small_put("key", "before", 6);
+    memset(links, 0, sizeof(links));
+    uint16_t leader = small_wait_leader();
+    const uint16_t grown[] = {1, 2, 3, 4};
+    want(grown, 4);
+    for (int i = 0; i < 400; i++) {
+        small_send_write(leader, &links[i], "key", "x", 1, 0);
+        small_run(SMALL_MS);
+    }
+    wanted_mask = 0x1e;
+    cr_assert(settled());
+    small_run(200 * SMALL_MS);
+    for (int i = 0; i < 400; i++)
+        cr_assert(links[i].replies == 1 && links[i].header.status == SLUICE_OK, "write %d: %u", i,
+                  links[i].header.status);
+}
+
+Test(members, a_lead_is_handed_over_within_a_few_milliseconds_and_back)
+{
+    start(3, 0);
+    small_put("key", "before", 6);
+    for (int i = 0; i < 6; i++) {
+        uint16_t leader = small_wait_leader(), next = (uint16_t)(leader % 3 + 1);
+        small_run(100 * SMALL_MS);
+        host_group_transfer(small.nodes[leader].host, 1, next);
+        small_run(10 * SMALL_MS);
+        cr_assert_eq(small_leader(), next);
+        cr_assert_eq(host_leads(small.nodes[leader].host), 0);
+        small_put("key", "after", 5);
+    }
+}
+
+Test(members, a_clean_stop_hands_over_whatever_is_led)
+{
+    start(3, 0);
+    small_put("key", "before", 6);
+    uint16_t leader = small_wait_leader();
+    small_run(100 * SMALL_MS);
+    host_transfer_all(small.nodes[leader].host);
+    small_run(10 * SMALL_MS);
+    cr_assert_eq(host_leads(small.nodes[leader].host), 0);
+    cr_assert(small_leader() != 0 && small_leader() != leader);
+}
+
+/* ---- Reads without a lease ---- */
+
+static void start_leaseless(void)
+{
+    small_open(3);
+    small.options.leases_off = true;
+    for (uint16_t id = 1; id <= 3; id++)
+        small_start(id);
+}
+
+Test(reads, without_leases_a_quorum_is_asked_and_one_round_serves_all_that_wait, .init = start_leaseless,
+     .fini = small_close)
+{
+    static struct small_link links[50];
+    char value[16] = "";
+    struct host_figures before, after;
+    small_put("key", "value", 5);
+    cr_assert_eq(small_get("key", value, sizeof(value)), SLUICE_OK);
+    cr_assert_str_eq(value, "value");
+    uint16_t leader = small_wait_leader();
+    memset(links, 0, sizeof(links));
+    host_figures(small.nodes[leader].host, &before);
+    for (int i = 0; i < 50; i++)
+        small_send_get(leader, &links[i], "key", 0);
+    small_run(5 * SMALL_MS);
+    host_figures(small.nodes[leader].host, &after);
+    for (int i = 0; i < 50; i++)
+        cr_assert(links[i].replies == 1 && links[i].header.status == SLUICE_OK);
+    cr_assert_eq(after.read_rounds - before.read_rounds, 1);
+}
+
+Test(reads, a_leader_that_reaches_nobody_answers_no_read, .init = start_leaseless, .fini = small_close)
+{
+    struct small_link link = {0};
+    small_put("key", "value", 5);
+    uint16_t leader = small_wait_leader();
+    for (uint16_t id = 1; id <= 3; id++)
+        small.cut[leader][id] = small.cut[id][leader] = true;
+    small_send_get(leader, &link, "key", 0);
+    small_run(2000 * SMALL_MS);
+    cr_assert_eq(link.replies, 1);
+    cr_assert_neq(link.header.status, SLUICE_OK);
+}
+
+Test(reads, one_node_alone_reads_without_a_lease, .fini = small_close)
+{
+    char value[16] = "";
+    small_open(1);
+    small.options.leases_off = true;
+    small_start(1);
+    small_put("key", "value", 5);
+    cr_assert_eq(small_get("key", value, sizeof(value)), SLUICE_OK);
+    cr_assert_str_eq(value, "value");
+}
