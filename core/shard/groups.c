@@ -145,6 +145,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         .resend_ns = host->options.resend_ns,
         .window = host->options.window,
         .follower_bytes_max = 8u << 20,
+        .behind_max = host->options.behind_max,
         .seed = random_next(&host->random),
     };
     memcpy(options.replicas, group->replicas, sizeof(options.replicas));
@@ -197,6 +198,7 @@ void group__destroy(struct replica *self)
     if (host__replica(host, self->group) == self)
         host->table[self->group] = NULL;
     read__drop_waiting(self, NULL);
+    snapshot__drop_all(self);
     for (struct host__reader *reader = self->readers; reader != NULL;) {
         struct host__reader *next = reader->next;
         pattern_destroy(reader->pattern);

@@ -82,6 +82,10 @@ enum sluice_status host_create(const struct host_options *options, const struct 
         self->options.hot_bytes_max = 64u << 20;
     if (self->options.volatile_bytes_max == 0)
         self->options.volatile_bytes_max = 256u << 20;
+    if (self->options.behind_max == 0)
+        self->options.behind_max = 65536;
+    if (self->options.snapshot_chunk == 0)
+        self->options.snapshot_chunk = 1u << 20;
     if (self->options.requests_max == 0)
         self->options.requests_max = 16384;
     if (self->options.waiting_bytes_max == 0)
@@ -131,7 +135,8 @@ void host_client_message(struct host *self, void *link, const void *data, size_t
         host_reply(self, link, &request, SLUICE_INVALID, 0, why, strlen(why));
         return;
     }
-    pairs_work(&self->pairs, host__now(self));
+    self->client_ns = host__now(self);
+    pairs_work(&self->pairs, self->client_ns);
     serve__message(self, link, header, (const uint8_t *)data + sizeof(*header));
 }
 
@@ -224,14 +229,15 @@ void host_tick(struct host *self)
 /* Stable indexes ride along in group commits, so that a restart applies what was chosen without asking anybody. */
 static void note_stable(struct replica *self)
 {
-    if (self->memory_only || self->paxos.stable == self->stable_noted)
+    /* What came by a snapshot is chosen too. */
+    uint64_t stable = self->install.index > self->paxos.stable ? self->install.index : self->paxos.stable;
+    if (self->memory_only || stable == self->stable_noted)
         return;
-    const struct wal_record record = {
-        .type = WAL_STABLE, .group = self->group, .epoch = self->epoch, .ballot = self->paxos.stable};
+    const struct wal_record record = {.type = WAL_STABLE, .group = self->group, .epoch = self->epoch, .ballot = stable};
     enum sluice_status status = self->host->env.persist(self->host->env.arg, &record);
     if (status != SLUICE_OK)
         self->host->env.fatal(self->host->env.arg, status, "a stable index could not be handed to the disk");
-    self->stable_noted = self->paxos.stable;
+    self->stable_noted = stable;
 }
 
 static void submit(struct host *self)
@@ -275,12 +281,14 @@ void host_flush(struct host *self)
             read__waiting(replica, now);
         if (replica->readers != NULL)
             watch__pump(replica, now);
+        if (replica->sendings != NULL)
+            snapshot__pump(replica, now);
     }
     submit(self);
     for (struct replica **at = &self->busy; *at != NULL;) {
         struct replica *replica = *at;
         replica->busy = replica->queued_count > 0 || replica->waiting != NULL || replica->readers != NULL ||
-                        replica->dirty || replica->ticket_count > 0;
+                        replica->dirty || replica->ticket_count > 0 || replica->sendings != NULL;
         if (replica->busy)
             at = &replica->busy_next;
         else
@@ -292,7 +300,9 @@ uint64_t host_next_ns(const struct host *self)
 {
     uint64_t next = self->next_tick_ns;
     for (const struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next) {
-        uint64_t watch = watch__next_ns(replica);
+        uint64_t watch = watch__next_ns(replica), snapshot = snapshot__next_ns(replica);
+        if (snapshot < next)
+            next = snapshot;
         if (watch < next)
             next = watch;
         /* What waits is looked at again whenever something happens; this bounds how late a deadline is noticed. */
@@ -319,7 +329,12 @@ void host_each_group(const struct host *self, void (*each)(void *arg, const stru
         };
         status.members = replica->paxos.members.voters;
         status.learners = replica->paxos.role == PAXOS_LEADER ? paxos_learners(&replica->paxos) : 0;
+        status.snapshot_to = snapshot__receivers(replica);
         status.applied = versions_applied(replica->versions, &status.time);
+        if (replica->installing > status.applied && host__now(self) - replica->installing_ns < 5 * NS_PER_S) {
+            status.installing = replica->installing;
+            status.ingested = status.applied;
+        }
         for (const struct host__reader *reader = replica->readers; reader != NULL; reader = reader->next)
             status.watches += !reader->is_feed;
         each(arg, &status);

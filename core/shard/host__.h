@@ -87,14 +87,25 @@ struct replica {
     struct host__reader *readers;
     struct host__ticket *tickets; /* ring of window entries: submitted, not yet durable */
     uint32_t ticket_first, ticket_count, ticket_capacity;
-    uint64_t persist_sequence;    /* highest handed to the disk in this round */
-    uint64_t stable_noted;        /* stable index that the segments know of */
-    uint64_t load_bytes;          /* of requests that wait here, and of entries that are not stable yet */
-    uint32_t waiting_count;       /* reads */
-    uint64_t rounds_done;         /* of asking a quorum, in this leadership */
-    uint64_t wanted;              /* mask of the nodes that the map wants; 0: nothing was said */
-    bool stepped;                 /* in this round: perhaps the members can move on */
-    struct paxos_members members; /* as of what is applied; kept as a fact */
+    uint64_t persist_sequence;      /* highest handed to the disk in this round */
+    uint64_t stable_noted;          /* stable index that the segments know of */
+    uint64_t load_bytes;            /* of requests that wait here, and of entries that are not stable yet */
+    uint32_t waiting_count;         /* reads */
+    struct host__sending *sendings; /* snapshots on their way to others */
+    struct {
+        uint64_t
+            index; /* applied from a snapshot, and not yet told to consensus: it is on its way to the disk; 0 none */
+        uint64_t time, opened;
+        struct paxos_members members;
+        uint64_t ticket; /* 0: not submitted yet */
+        uint16_t from;
+        uint64_t finish_id; /* of the transfer that waits to hear that all of it is installed; 0 none */
+    } install;
+    uint64_t installing, installing_ns; /* where the snapshot ends that comes in, and when it was heard of last */
+    uint64_t rounds_done;               /* of asking a quorum, in this leadership */
+    uint64_t wanted;                    /* mask of the nodes that the map wants; 0: nothing was said */
+    bool stepped;                       /* in this round: perhaps the members can move on */
+    struct paxos_members members;       /* as of what is applied; kept as a fact */
 };
 
 /* What the segments held of a group that was not added yet. */
@@ -134,6 +145,7 @@ struct host {
     struct host__ticket ceiling_tickets[64];
     uint32_t ceiling_ticket_first, ceiling_ticket_count;
     uint64_t load_bytes; /* of all groups */
+    uint64_t client_ns;  /* when a client asked for something last */
     bool peer_added[PAIRS_NODES_MAX];
     uint8_t peer_version[PAIRS_NODES_MAX]; /* agreed with it; 0: nothing heard yet; PEER_SPEECHLESS: none */
     struct host_figures figures;
@@ -178,6 +190,8 @@ enum sluice_status replica__apply(struct replica *self, const struct entry *entr
 /* The members that were kept with the versions. */
 enum sluice_status replica__load_members(struct replica *self);
 void replica__tick(struct replica *self);
+/* What was held up to `index` to be applied was applied otherwise. */
+void replica__forget_until(struct replica *self, uint64_t index);
 void replica__persisted(struct replica *self, uint64_t ticket);
 void replica__submitted(struct replica *self, uint64_t ticket);
 /* Entry at `index`, in memory or stable, with a reference. */
@@ -215,6 +229,17 @@ void read__waiting(struct replica *self, uint64_t now);
 void read__drop_waiting(struct replica *self, void *link);
 /* Rounds of a leadership that has ended say nothing in the next one. */
 void read__forget_rounds(struct replica *self);
+
+/* snapshot.c */
+void snapshot__begin(struct replica *self, uint16_t node);
+void snapshot__pump(struct replica *self, uint64_t now);
+uint64_t snapshot__next_ns(const struct replica *self);
+void snapshot__acknowledged(struct replica *self, uint16_t from, const struct peer_snapshot_ack *ack);
+void snapshot__drop_all(struct replica *self);
+uint64_t snapshot__receivers(const struct replica *self);
+void snapshot__message(struct replica *self, uint16_t from, const void *data, size_t size);
+void snapshot__submitted(struct replica *self, uint64_t ticket);
+void snapshot__persisted(struct replica *self, uint64_t ticket);
 
 /* watch.c */
 void watch__start(struct replica *self, void *link, const struct wire_header *header, const struct wire_query *query);

@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "api/wire.h"
 #include "core/base/crc.h"
 
 static uint32_t head_crc(const struct peer_header *self, const void *head)
@@ -197,16 +196,14 @@ enum sluice_status peer_snapshot_read(const void *data, size_t size, struct peer
     if (size < sizeof(*out))
         return SLUICE_INVALID;
     memcpy(out, data, sizeof(*out));
-    bool bare = size == sizeof(*out) && out->count == 0;
     switch (out->type) {
     case PEER_SNAPSHOT_BEGIN:
-    case PEER_SNAPSHOT_CANCEL:
     case PEER_SNAPSHOT_FINISH:
-        return bare ? SLUICE_OK : SLUICE_INVALID;
+        return size == sizeof(*out) && out->count == 0 ? SLUICE_OK : SLUICE_INVALID;
     case PEER_SNAPSHOT_ENTRIES:
-        return out->first > 0 && out->first <= out->upto ? SLUICE_OK : SLUICE_INVALID;
-    case PEER_SNAPSHOT_FACTS:
-        return SLUICE_OK;
+        return out->first > 0 && out->count > 0 && out->upto >= out->first && out->upto - out->first == out->count - 1
+                   ? SLUICE_OK
+                   : SLUICE_INVALID;
     default:
         return SLUICE_INVALID;
     }
@@ -220,47 +217,9 @@ enum sluice_status peer_snapshot_ack_read(const void *data, size_t size, struct 
     return sluice_status_known(out->status) && out->state <= PEER_SNAPSHOT_INSTALLED ? SLUICE_OK : SLUICE_INVALID;
 }
 
-enum sluice_status peer_snapshot_entry(const void *data, size_t size, size_t *offset, struct entry *out,
-                                       uint64_t *versions, uint32_t *version_count)
+enum sluice_status peer_snapshot_entry(const void *data, size_t size, size_t *offset, struct entry *out)
 {
-    struct peer_made made;
-    enum sluice_status status = entry_take(data, size, offset, out);
-    if (status != SLUICE_OK)
-        return status;
-    status = SLUICE_INVALID;
-    if (size - *offset < sizeof(made))
-        goto fail;
-    memcpy(&made, (const uint8_t *)data + *offset, sizeof(made));
-    *offset += sizeof(made);
-    if (made.count > WIRE_OPERATIONS_MAX || made.count > (size - *offset) / sizeof(*versions))
-        goto fail;
-    memcpy(versions, (const uint8_t *)data + *offset, made.count * sizeof(*versions));
-    *offset += made.count * sizeof(*versions);
-    *version_count = made.count;
-    return SLUICE_OK;
-
-fail:
-    buf_unref(out->body);
-    out->body = NULL;
-    return status;
-}
-
-enum sluice_status peer_snapshot_fact(const void *data, size_t size, size_t *offset, struct slice *name,
-                                      struct slice *value)
-{
-    struct peer_fact fact;
-    if (size - *offset < sizeof(fact))
-        return SLUICE_INVALID;
-    memcpy(&fact, (const uint8_t *)data + *offset, sizeof(fact));
-    size_t rest = size - *offset - sizeof(fact);
-    if (fact.name_size == 0 || fact.name_size > PEER_FACT_NAME_BYTES_MAX ||
-        fact.value_size > PEER_FACT_VALUE_BYTES_MAX || wire_pad((size_t)fact.name_size + fact.value_size) > rest)
-        return SLUICE_INVALID;
-    const uint8_t *bytes = (const uint8_t *)data + *offset + sizeof(fact);
-    *name = (struct slice){bytes, fact.name_size};
-    *value = (struct slice){bytes + fact.name_size, fact.value_size};
-    *offset += sizeof(fact) + wire_pad((size_t)fact.name_size + fact.value_size);
-    return SLUICE_OK;
+    return entry_take(data, size, offset, out);
 }
 
 enum sluice_status peer_entry_read(const void *data, size_t size, struct entry *out)

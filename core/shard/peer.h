@@ -59,17 +59,12 @@ struct peer_paxos {
 };
 _Static_assert(sizeof(struct peer_paxos) == 136, "frozen layout");
 
-/* A snapshot on its way: the retained entries in the order of their revisions, then the facts of the state machine at
- * its end. Everything in it is chosen, so it matters to nobody who leads by now. The receiver says how far it is; that
- * is where the sender goes on, after a break too. */
+/* A snapshot on its way: stable entries in order. Everything in it is chosen, so it matters to nobody who leads by now.
+ * The receiver says how far it is; that is where the sender goes on, after a break too. */
 enum peer_snapshot_type {
     PEER_SNAPSHOT_BEGIN = 1,   /* where do you stand? */
-    PEER_SNAPSHOT_ENTRIES = 2, /* `count` entries of first … upto, all that are retained of these; each is a header, its
-                                  body padded to 8, and a struct peer_made with its version numbers */
-    PEER_SNAPSHOT_FACTS = 3,   /* `count` facts from the one with number `first` on, each a struct peer_fact, name and
-                                  value, padded to 8; all of it under the header's checksum */
-    PEER_SNAPSHOT_FINISH = 4, /* that was all: `first` facts; the state is that at `upto` */
-    PEER_SNAPSHOT_CANCEL = 5,
+    PEER_SNAPSHOT_ENTRIES = 2, /* entries first … upto, each a header and its body padded to 8 */
+    PEER_SNAPSHOT_FINISH = 3,  /* that was all, up to `upto`: say when it is installed */
 };
 struct peer_snapshot {
     uint32_t type;
@@ -77,27 +72,9 @@ struct peer_snapshot {
     uint64_t epoch;
     uint64_t id; /* of this transfer */
     uint64_t first, upto;
-    uint64_t end;    /* where it ends as far as is known by now; for status alone */
-    uint64_t time;   /* FINISH: HLC of the entry at `upto` */
-    uint64_t opened; /* FINISH: see core/consensus */
+    uint64_t end; /* where it ends as far as is known by now; for status alone */
 };
-_Static_assert(sizeof(struct peer_snapshot) == 64, "frozen layout");
-
-/* Which versions an entry made: one number for each of its operations, 0 where it made none or retention dropped it;
- * no numbers where it made nothing at all. */
-struct peer_made {
-    uint32_t count;
-    uint32_t reserved;
-};
-_Static_assert(sizeof(struct peer_made) == 8, "frozen layout");
-
-#define PEER_FACT_NAME_BYTES_MAX  64u
-#define PEER_FACT_VALUE_BYTES_MAX 65536u
-struct peer_fact {
-    uint32_t name_size;
-    uint32_t value_size;
-};
-_Static_assert(sizeof(struct peer_fact) == 8, "frozen layout");
+_Static_assert(sizeof(struct peer_snapshot) == 48, "frozen layout");
 
 enum peer_snapshot_state {
     PEER_SNAPSHOT_GOING = 0,
@@ -107,12 +84,11 @@ enum peer_snapshot_state {
 struct peer_snapshot_ack {
     uint64_t epoch;
     uint64_t id;
-    uint64_t position; /* all that is retained up to here is held */
-    uint64_t facts;    /* so many are held */
+    uint64_t position; /* everything up to here is held */
     uint32_t status;   /* enum sluice_status: OK; anything else ends the transfer */
     uint32_t state;    /* enum peer_snapshot_state */
 };
-_Static_assert(sizeof(struct peer_snapshot_ack) == 40, "frozen layout");
+_Static_assert(sizeof(struct peer_snapshot_ack) == 32, "frozen layout");
 
 struct peer_repair {
     uint64_t epoch;
@@ -148,12 +124,10 @@ enum sluice_status peer_snapshot_read(const void *data, size_t size, struct peer
 enum sluice_status peer_snapshot_ack_read(const void *data, size_t size,
                                           struct peer_snapshot_ack *out) SLUICE_MUST_CHECK;
 
-/* Walk what follows a peer_snapshot: *offset counts from its end. OK fills the output; the entry's body is a fresh
- * buffer with one reference, `versions` holds WIRE_OPERATIONS_MAX numbers. INVALID, CORRUPT or MEMORY otherwise. */
-enum sluice_status peer_snapshot_entry(const void *data, size_t size, size_t *offset, struct entry *out,
-                                       uint64_t *versions, uint32_t *version_count) SLUICE_MUST_CHECK;
-enum sluice_status peer_snapshot_fact(const void *data, size_t size, size_t *offset, struct slice *name,
-                                      struct slice *value) SLUICE_MUST_CHECK;
+/* Walks what follows a peer_snapshot: *offset counts from its end. OK fills the output; the entry's body is a fresh
+ * buffer with one reference. INVALID, CORRUPT or MEMORY otherwise. */
+enum sluice_status peer_snapshot_entry(const void *data, size_t size, size_t *offset,
+                                       struct entry *out) SLUICE_MUST_CHECK;
 /* One entry with its header, alone to the end of `data`; its body is a fresh buffer. */
 enum sluice_status peer_entry_read(const void *data, size_t size, struct entry *out) SLUICE_MUST_CHECK;
 

@@ -156,6 +156,16 @@ static void effect_send(struct replica *self, uint16_t node, const struct paxos_
         buf_unref(entries[i].body);
 }
 
+void replica__forget_until(struct replica *self, uint64_t index)
+{
+    for (uint32_t i = 0; i < self->host->options.window; i++)
+        if (self->log[i].index != 0 && self->log[i].index <= index) {
+            host__load_drop(self, body_size(&self->log[i]));
+            buf_unref(self->log[i].body);
+            self->log[i] = (struct entry){0};
+        }
+}
+
 static void answer_pending(struct replica *self, const struct entry *entry, const struct machine_outcome *outcome,
                            char *reply)
 {
@@ -279,6 +289,8 @@ static void carry_out(struct replica *self, const struct paxos_effect *effect, s
         self->rounds_done = effect->sequence;
         break;
     case PAXOS_EFFECT_SNAPSHOT:
+        snapshot__begin(self, effect->node);
+        break;
     case PAXOS_EFFECT_LOST:
         break;
     case PAXOS_EFFECT_CAUGHT_UP:
@@ -466,6 +478,7 @@ void replica__submitted(struct replica *self, uint64_t ticket)
     uint32_t at = (self->ticket_first + self->ticket_count++) % self->ticket_capacity;
     self->tickets[at] = (struct host__ticket){.ticket = ticket, .sequence = self->persist_sequence};
     self->dirty = false;
+    snapshot__submitted(self, ticket);
 }
 
 void replica__persisted(struct replica *self, uint64_t ticket)
@@ -476,10 +489,11 @@ void replica__persisted(struct replica *self, uint64_t ticket)
         self->ticket_first = (self->ticket_first + 1) % self->ticket_capacity;
         self->ticket_count--;
     }
-    if (sequence == 0)
-        return;
-    struct paxos_event event = {.type = PAXOS_EVENT_PERSISTED, .sequence = sequence};
-    replica__step(self, &event, NULL, NULL);
+    if (sequence != 0) {
+        struct paxos_event event = {.type = PAXOS_EVENT_PERSISTED, .sequence = sequence};
+        replica__step(self, &event, NULL, NULL);
+    }
+    snapshot__persisted(self, ticket);
 }
 
 uint64_t replica__closed_time(struct replica *self)

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/wire.h"
 #include "core/base/crc.h"
 #include "core/base/panic.h"
 #include "core/shard/peer.h"
@@ -45,28 +44,18 @@ static void try_paxos(const uint8_t *data, size_t size)
 
 static void try_snapshot(const uint8_t *data, size_t size)
 {
-    static uint64_t numbers[WIRE_OPERATIONS_MAX];
     struct peer_snapshot snapshot;
     size_t offset = 0;
     if (peer_snapshot_read(data, size, &snapshot) != SLUICE_OK)
         return;
     data += sizeof(snapshot);
     size -= sizeof(snapshot);
-    for (uint32_t i = 0; i < snapshot.count && offset < size; i++) {
+    for (uint32_t i = 0; i < snapshot.count; i++) {
         struct entry entry;
-        struct slice name, value;
-        uint32_t count = 0;
-        if (snapshot.type == PEER_SNAPSHOT_ENTRIES) {
-            if (peer_snapshot_entry(data, size, &offset, &entry, numbers, &count) != SLUICE_OK)
-                return;
-            ASSERT(count <= WIRE_OPERATIONS_MAX);
-            buf_unref(entry.body);
-        } else {
-            if (peer_snapshot_fact(data, size, &offset, &name, &value) != SLUICE_OK)
-                return;
-            ASSERT((const uint8_t *)value.data + value.size <= data + size && name.size > 0);
-        }
+        if (peer_snapshot_entry(data, size, &offset, &entry) != SLUICE_OK)
+            return;
         ASSERT(offset <= size);
+        buf_unref(entry.body);
     }
 }
 
