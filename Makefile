@@ -57,9 +57,10 @@ fixtures := $(patsubst %.c,$(out)/%.so,$(wildcard tests/unit/*/fixtures/*.c)) # 
 sim_program := $(if $(call sources,tests/sim),$(out)/tests/sim/sim)
 # Judges histories: linked by the simulator, and a program of its own.
 check_library := $(out)/tests/libcheck.a
-test_programs := $(unit_programs) $(sim_program) $(out)/tests/linear $(addprefix $(out)/,$(single))
+chaos_programs := $(out)/tests/chaos/load $(out)/tests/chaos/weather
+test_programs := $(unit_programs) $(sim_program) $(out)/tests/linear $(chaos_programs) $(addprefix $(out)/,$(single))
 
-.PHONY: all run deps test unit units tests sim sim-campaign coverage mutants bench demo fuzz fuzzers libraries format clean help
+.PHONY: all run deps test chaos kills unit units tests sim sim-campaign coverage mutants bench demo fuzz fuzzers libraries format clean help
 all: libraries $(programs) $(modules) ## build the programs and the example lambdas (the default)
 libraries: $(libraries)
 tests: $(test_programs) ## build every test program
@@ -105,6 +106,9 @@ $(out)/tests/sim/sim: $(call objects,tests/sim) $(check_library)
 # libsluice runs in simulated time, over a fabric of the simulator's own.
 $(out)/tests/sim/sim: LDFLAGS += -Wl,--wrap=clock_monotonic_ns,--wrap=clock_realtime_ns,--wrap=random_os
 $(out)/tests/unit-check: $(call objects,tests/unit/check) $(check_library)
+$(out)/tests/chaos/load: $(out)/tests/chaos/load.c.o $(out)/tests/chaos/http.c.o
+$(out)/tests/chaos/weather: $(out)/tests/chaos/weather.c.o
+$(out)/tests/chaos/weather: LDLIBS += -lnetfilter_queue
 $(foreach p,$(single),$(eval $(out)/$(p): $(out)/$(p).c.o))
 # A folder's unit tests see its archive and those that the linker finds below it.
 from = $(if $(filter %/lib$(1).a,$(firstword $(2))),$(2),$(if $(2),$(call from,$(1),$(wordlist 2,99,$(2)))))
@@ -178,6 +182,11 @@ kills: ## kill leaders under load, KILLS=20 on each fabric (SILENT=1 stops them 
 	@scripts/deps build test
 	@$(MAKE) --no-print-directory -j$(jobs) all
 	@SLUICE_BUILD=$(out) exec tests/cluster/kills.py --kills $(or $(KILLS),20) $(if $(SILENT),--silent)
+
+chaos: ## real processes in network namespaces, faults from SEED= for MINUTES=1 (NODES=3 or 5; both by default; needs root)
+	@scripts/deps build test
+	@$(MAKE) --no-print-directory -j$(jobs) all tests
+	@SLUICE_BUILD=$(out) exec tests/chaos/run --minutes $(or $(MINUTES),1) $(if $(NODES),--nodes $(NODES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 demo: ## the farm: cameras, cows and lambdas on this machine
 	@scripts/deps build demo
