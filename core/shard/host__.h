@@ -187,6 +187,9 @@ void replica__propose_members(struct replica *self);
 /* Applies one stable entry, whatever its kind. `reply`: see host_env.map_apply. */
 enum sluice_status replica__apply(struct replica *self, const struct entry *entry, struct machine_outcome *outcome,
                                   char **reply);
+/* Applies a members entry over what was before; the result is kept with the versions. */
+enum sluice_status replica__members_apply(struct versions *versions, struct paxos_members *members,
+                                          const struct entry *entry) SLUICE_MUST_CHECK;
 /* The members that were kept with the versions. */
 enum sluice_status replica__load_members(struct replica *self);
 void replica__tick(struct replica *self);

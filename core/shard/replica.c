@@ -195,17 +195,26 @@ enum sluice_status replica__load_members(struct replica *self)
     return versions_facts(self->versions, find_members, self);
 }
 
+enum sluice_status replica__members_apply(struct versions *versions, struct paxos_members *members,
+                                          const struct entry *entry)
+{
+    struct entry_members change;
+    if (!peer_members(entry, &change))
+        return SLUICE_CORRUPT;
+    paxos_members_apply(members, change.voters, change.incarnation, entry->index);
+    const struct versions_fact fact = {.name = {MEMBERS_FACT, 1}, .value = {members, sizeof(*members)}};
+    return versions_apply(versions, entry, NULL, 0, &fact, 1);
+}
+
 enum sluice_status replica__apply(struct replica *self, const struct entry *entry, struct machine_outcome *outcome,
                                   char **reply)
 {
     struct host *host = self->host;
-    struct entry_members change;
-    if (!peer_members(entry, &change))
-        return self->machine != NULL ? machine_apply(self->machine, entry, outcome)
-                                     : host->env.map_apply(host->env.arg, entry, self->versions, outcome, reply);
-    paxos_members_apply(&self->members, change.voters, change.incarnation, entry->index);
-    const struct versions_fact fact = {.name = {MEMBERS_FACT, 1}, .value = {&self->members, sizeof(self->members)}};
-    return versions_apply(self->versions, entry, NULL, 0, &fact, 1);
+    if (entry->kind == ENTRY_MEMBERS)
+        return replica__members_apply(self->versions, &self->members, entry);
+    if (self->machine != NULL)
+        return machine_apply(self->machine, entry, outcome);
+    return host->env.map_apply(host->env.arg, entry, self->versions, outcome, reply);
 }
 
 static void effect_stable(struct replica *self, uint64_t stable)

@@ -222,9 +222,12 @@ struct versions *sim_disk_versions(struct sim_node *node, uint32_t group)
     /* The real machine fills it, so that the facts beside the versions are the real ones. */
     if (versions_create(&options, &versions) != SLUICE_OK || machine_create(versions, &machine) != SLUICE_OK)
         sim_fail("no memory");
+    struct paxos_members members = {.voters = sim.placement[group].founders};
     for (size_t i = 0; i < store->count; i++) {
         struct machine_outcome outcome;
-        if (machine_apply(machine, &store->entries[i], &outcome) != SLUICE_OK)
+        const struct entry *entry = &store->entries[i];
+        if ((entry->kind == ENTRY_MEMBERS ? replica__members_apply(versions, &members, entry)
+                                          : machine_apply(machine, entry, &outcome)) != SLUICE_OK)
             sim_fail("node %u cannot apply revision %zu of group %u again", node->id, i + 1, group);
     }
     machine_destroy(machine);
