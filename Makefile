@@ -60,7 +60,7 @@ check_library := $(out)/tests/libcheck.a
 chaos_programs := $(out)/tests/chaos/load $(out)/tests/chaos/weather
 test_programs := $(unit_programs) $(sim_program) $(out)/tests/linear $(chaos_programs) $(addprefix $(out)/,$(single))
 
-.PHONY: all run deps test chaos kills unit units tests sim sim-campaign coverage mutants bench demo fuzz fuzzers libraries format clean help
+.PHONY: all run deps test chaos kills unit units tests sim sim-campaign coverage mutants model bench demo fuzz fuzzers libraries format clean help
 all: libraries $(programs) $(modules) ## build the programs and the example lambdas (the default)
 libraries: $(libraries)
 tests: $(test_programs) ## build every test program
@@ -172,6 +172,10 @@ coverage: ## what the simulator reaches of core/consensus and core/shard (SEEDS=
 
 mutants: ## plant deliberate bugs one by one, and show that the simulators find them (ARGS="--quick NAME...")
 	@exec tests/sim/mutants/run $(BUILD) $(ARGS)
+
+model: ## check the models of leader change and leases with spin (ARGS=--quick)
+	@scripts/deps build test
+	@exec core/consensus/model/run $(BUILD) $(ARGS)
 
 bench: ## measure (ARGS= are handed on)
 	@scripts/deps build bench

@@ -146,7 +146,7 @@ inline adopt(df, dt, db)
     known = 0
 }
 
-inline cut_what_was_not_chosen(cw, cb)
+inline leader__end(cw, cb)
 {
     until = self[cw].stable;
     stable_opened(cw);
@@ -172,7 +172,7 @@ inline cut_what_was_not_chosen(cw, cb)
 inline leader__begin(lw, lb)
 {
 #ifndef MISTAKE_NO_CUT
-    cut_what_was_not_chosen(lw, lb);
+    leader__end(lw, lb);
 #endif
     if
     :: self[lw].last < SLOTS ->

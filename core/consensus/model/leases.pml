@@ -23,10 +23,10 @@ typedef answer { /* a BEAT_ACK or an ACCEPTED on its way; it may come twice */
     byte incarnation;
 }
 typedef peer { /* what a node holds of a pair: towards it as its leader, and as its voter */
-    bool lease_until;      /* it has not passed yet */
+    bool lease_until_ns;      /* it has not passed yet */
     byte their_defections;
     byte incarnation;
-    bool granted_until;    /* as voter: it has not passed yet */
+    bool granted_until_ns;    /* as voter: it has not passed yet */
     byte defections;
     answer ack;            /* of this node's latest beat, from that peer */
 }
@@ -76,7 +76,7 @@ inline paxos_lease_valid()
             do
             :: k < NODES ->
                 if
-                :: k != owner(i) && counts(i, k) && self[owner(i)].peers[k].lease_until -> held++
+                :: k != owner(i) && counts(i, k) && self[owner(i)].peers[k].lease_until_ns -> held++
                 :: else
                 fi;
                 k++
@@ -110,10 +110,10 @@ inline paxos_lease_valid()
 #elif defined(MISTAKE_FIRST_ACKNOWLEDGEMENT)
 #define lease_speaks(v)                                                                                                \
     ((self[v].acknowledged != self[v].promised && self[v].pairs_fresh) ||                                              \
-     (self[v].acknowledged == self[v].promised && self[v].peers[theirs(v)].granted_until))
+     (self[v].acknowledged == self[v].promised && self[v].peers[theirs(v)].granted_until_ns))
 #else
 #define lease_speaks(v)                                                                                                \
-    (self[v].pairs_fresh || (self[v].acknowledged == self[v].promised && self[v].peers[theirs(v)].granted_until))
+    (self[v].pairs_fresh || (self[v].acknowledged == self[v].promised && self[v].peers[theirs(v)].granted_until_ns))
 #endif
 #define protected_from(v, c)                                                                                           \
     (self[v].promised != 0 && theirs(v) != c && theirs(v) != v && !led[self[v].promised].dead && lease_speaks(v))
@@ -145,7 +145,7 @@ inline meet(ml, mv, mi)
     if
     :: mi > self[ml].peers[mv].incarnation ->
         self[ml].peers[mv].incarnation = mi;
-        self[ml].peers[mv].lease_until = false;
+        self[ml].peers[mv].lease_until_ns = false;
         self[ml].peers[mv].their_defections = 0
     :: else
     fi
@@ -154,7 +154,7 @@ inline meet(ml, mv, mi)
 inline receive_ack(rl, rv)
 {
     meet(rl, rv, self[rl].peers[rv].ack.incarnation);
-    self[rl].peers[rv].lease_until = true;
+    self[rl].peers[rv].lease_until_ns = true;
     self[rl].peers[rv].their_defections = max(self[rl].peers[rv].their_defections, self[rl].peers[rv].ack.defections)
 }
 
@@ -185,10 +185,10 @@ inline restart(sv)
     k = 0;
     do
     :: k < NODES ->
-        self[sv].peers[k].lease_until = false;
+        self[sv].peers[k].lease_until_ns = false;
         self[sv].peers[k].their_defections = 0;
         self[sv].peers[k].incarnation = 0;
-        self[sv].peers[k].granted_until = false;
+        self[sv].peers[k].granted_until_ns = false;
         self[sv].peers[k].defections = 0;
         self[sv].peers[k].ack.there = false; /* answers to a process that is no more */
         k++
@@ -208,7 +208,7 @@ inline restart(sv)
 }
 
 /* May what the former process granted to `l` still be relied on there? */
-#define outlives(v, l) (self[l].peers[v].lease_until && self[l].peers[v].incarnation < self[v].incarnation)
+#define outlives(v, l) (self[l].peers[v].lease_until_ns && self[l].peers[v].incarnation < self[v].incarnation)
 #define forget_old(v, l)                                                                                               \
     if                                                                                                                 \
     :: l != v && self[l].peers[v].ack.there && self[l].peers[v].ack.incarnation < self[v].incarnation ->               \
@@ -220,17 +220,17 @@ proctype pair(byte l; byte v) /* a leader's node and a voter, all groups */
 {
     do
     :: d_step { true -> /* beat, receive_beat, acknowledge */
-            self[v].peers[l].granted_until = true;
+            self[v].peers[l].granted_until_ns = true;
             self[l].peers[v].ack.there = true;
             self[l].peers[v].ack.defections = self[v].peers[l].defections;
             self[l].peers[v].ack.incarnation = self[v].incarnation }
     :: d_step { self[l].peers[v].ack.there && self[l].peers[v].ack.incarnation >= self[l].peers[v].incarnation ->
             receive_ack(l, v);
             paxos_lease_valid() }
-    :: d_step { self[l].peers[v].lease_until -> self[l].peers[v].lease_until = false }
-    :: d_step { self[v].peers[l].granted_until &&
-            !(self[l].peers[v].lease_until && self[l].peers[v].incarnation == self[v].incarnation) -> /* time passes */
-            self[v].peers[l].granted_until = false;
+    :: d_step { self[l].peers[v].lease_until_ns -> self[l].peers[v].lease_until_ns = false }
+    :: d_step { self[v].peers[l].granted_until_ns &&
+            !(self[l].peers[v].lease_until_ns && self[l].peers[v].incarnation == self[v].incarnation) -> /* time passes */
+            self[v].peers[l].granted_until_ns = false;
             if
             :: self[l].peers[v].ack.there && self[l].peers[v].ack.incarnation == self[v].incarnation ->
                 self[l].peers[v].ack.there = false
