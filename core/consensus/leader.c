@@ -318,15 +318,19 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
     bool newcomer = message->incarnation != follower->incarnation;
     if (newcomer) {
         /* What its former process said is no word of this one. It may know less of what is chosen, and so acknowledge
-         * less for now; but its log must reach as far as it was acknowledged. */
+         * less for now; but its log must reach as far as it was acknowledged. And a loss is made good by no restart:
+         * what a voter had lost, or was told that it had, its next process has lost as well. */
         bool shortened = follower->acknowledged && message->last < follower->match;
-        follower->lost = shortened && !self->options.memory_only && !message->learner;
+        bool had_lost = members__votes(self, message->from) && (follower->lost || follower->learner);
+        follower->lost = (shortened || had_lost) && !self->options.memory_only;
         follower->match = follower->received = follower->read = 0;
         follower->defections = 0;
     }
     follower->incarnation = message->incarnation;
     follower->acknowledged = true;
     follower->learner = message->learner;
+    if (message->learner)
+        follower->lost = false; /* it says so itself, until it is added anew */
     follower->stable = newcomer || message->stable > follower->stable ? message->stable : follower->stable;
     if (message->defections > follower->defections)
         follower->defections = message->defections;

@@ -297,6 +297,36 @@ Test(paxos, a_suffix_that_fills_the_window_is_followed_by_the_opening_and_only_t
     cr_assert_not(self.leading);
 }
 
+static void acknowledge_as(uint64_t incarnation, uint64_t last, bool learner)
+{
+    struct paxos_message message = from(2, PAXOS_ACCEPTED, self.ballot);
+    message.incarnation = incarnation;
+    message.last = message.received = message.persisted = last;
+    message.learner = learner;
+    cr_assert_eq(receive(message), SLUICE_OK);
+}
+
+Test(paxos, a_voter_that_lost_its_tail_does_not_count_again_until_it_is_added_anew_whatever_restarts)
+{
+    uint64_t voters, incarnation;
+    lead();
+    persist();
+    paxos_set_wanted(&self, 2 | 4 | 8);
+    acknowledge_as(1, 1, false);
+    cr_assert(self.leading);
+    cr_assert_not(paxos_next_members(&self, &voters, &incarnation));
+    acknowledge_as(2, 0, false);
+    cr_assert(paxos_next_members(&self, &voters, &incarnation));
+    cr_assert_eq(voters, 2 | 8);
+    acknowledge_as(3, 0, false);
+    cr_assert(paxos_next_members(&self, &voters, &incarnation), "it restarts before it was told, and is no wiser");
+    acknowledge_as(3, 1, true);
+    cr_assert(paxos_next_members(&self, &voters, &incarnation));
+    cr_assert_not(self.followers[2].lost, "its own word ends with its being added; the leader's would outlast that");
+    acknowledge_as(4, 1, false);
+    cr_assert(paxos_next_members(&self, &voters, &incarnation), "nor does a restart bring back what was lost");
+}
+
 Test(paxos, the_window_bounds_what_may_be_unstable)
 {
     lead();
@@ -360,8 +390,8 @@ Test(paxos, messages_that_no_correct_peer_sends_are_refused_and_change_nothing)
 {
     struct paxos before = self;
     struct paxos_message bad[] = {from(64, PAXOS_PREVOTE, ballot(1, 64)), from(1, PAXOS_PREVOTE, ballot(1, 1)),
-                                  from(2, PAXOS_PREVOTE, ballot(1, 3)), from(2, (enum paxos_message_type)77, 1),
-                                  from(2, PAXOS_PROMISE, ballot(1, 3)), accept(2, 1, 0, 1),
+                                  from(2, PAXOS_PREVOTE, ballot(1, 3)),   from(2, (enum paxos_message_type)77, 1),
+                                  from(2, PAXOS_PROMISE, ballot(1, 3)),   accept(2, 1, 0, 1),
                                   from(2, PAXOS_ACCEPTED, ballot(1, 2))};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         cr_assert_eq(receive(bad[i]), SLUICE_INVALID, "message %zu", i);
