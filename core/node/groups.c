@@ -16,7 +16,8 @@
 #define LEAD_AGAIN_NS   (30 * NS_PER_S)
 #define LEAD_OFFERS_MAX 8 /* to one node at a time */
 
-/* A group begins with its founders, the preferred leader first; who joins later is taught the members by the log. */
+/* A group begins with its founders, the preferred leader first. Whoever joins later begins there too: it is none of
+ * them any more, and the log teaches it what became of the members, one step at a time. */
 static void set_founders(struct host_group *group, uint64_t founders, const struct map_shard *shard)
 {
     for (size_t i = 0; shard != NULL && i < shard->replica_count; i++) {
@@ -34,11 +35,11 @@ static void set_founders(struct host_group *group, uint64_t founders, const stru
 }
 
 /* The map as it stands in the store, and where `host` the group whose log makes it. */
-static enum sluice_status open_map(struct node *self, uint64_t founders, bool host)
+static enum sluice_status open_map(struct node *self, uint64_t founders, bool host, bool joined)
 {
     const struct versions_options options = {
         .group = MAP_GROUP, .epoch = 1, .store = self->store, .hot_bytes_max = 4u << 20};
-    struct host_group group = {.group = MAP_GROUP, .epoch = 1};
+    struct host_group group = {.group = MAP_GROUP, .epoch = 1, .joined = joined};
     struct cluster *cluster = NULL;
     enum sluice_status status = versions_create(&options, &group.versions);
     if (status != SLUICE_OK)
@@ -67,7 +68,7 @@ enum sluice_status groups__open(struct node *self, char *error, size_t error_siz
     uint64_t founders = 0;
     for (size_t i = 0; i < self->identity.founder_count; i++)
         founders |= UINT64_C(1) << self->identity.founders[i];
-    enum sluice_status status = open_map(self, founders, founders != 0);
+    enum sluice_status status = open_map(self, founders, founders != 0, founders == 0);
     if (status != SLUICE_OK)
         snprintf(error, error_size, "the cluster map in %s cannot be recovered: %s", self->options.data_path,
                  sluice_status_text(status));
@@ -109,9 +110,10 @@ static void join(struct node *self, const struct map *map, const struct map_shar
         .group = shard->id,
         .epoch = shard->epoch,
         .memory_only = memory_only,
+        .joined = own->joined,
         .amnesiac = memory_only && own->incarnation != self->identity.incarnation,
     };
-    set_founders(&group, own->joined ? 0 : shard->founders, shard);
+    set_founders(&group, shard->founders, shard);
     enum sluice_status status = host_group_add(self->host, &group);
     if (status != SLUICE_OK)
         node__fail(self, status, "a shard could not be opened");
@@ -153,7 +155,7 @@ static void follow_map_group(struct node *self, const struct map *map)
         LOG_INFO("node", "this node does not keep the cluster map any more");
         host_group_remove(self->host, MAP_GROUP, true);
     } else if (own != NULL && !here) {
-        enum sluice_status status = open_map(self, own->joined ? 0 : map->group.founders, true);
+        enum sluice_status status = open_map(self, map->group.founders, true, own->joined);
         if (status != SLUICE_OK)
             node__fail(self, status, "the cluster map could not be opened");
         LOG_INFO("node", "this node keeps the cluster map from now on");

@@ -4,6 +4,10 @@
 
 #include "core/shard/host__.h"
 
+/* Records of a promise under a group's number with this bit say from which process on the node's vote is good again: it
+ * had lost something, and what its former processes promised can't be relied upon. */
+#define LOST_GROUP 0x80000000u
+
 /* ---- What the segments held ---- */
 
 static struct host__recovered *recovered_of(struct host *self, uint32_t group, bool make)
@@ -74,9 +78,14 @@ enum sluice_status host_recover(struct host *self, const struct wal_record *reco
             self->ceilings_max = record->ballot;
         return SLUICE_OK;
     }
-    struct host__recovered *recovered = recovered_of(self, record->group, true);
+    struct host__recovered *recovered = recovered_of(self, record->group & ~LOST_GROUP, true);
     if (recovered == NULL)
         return SLUICE_MEMORY;
+    if ((record->group & LOST_GROUP) != 0) {
+        if (record->ballot > recovered->lost)
+            recovered->lost = record->ballot;
+        return SLUICE_OK;
+    }
     if (record->epoch < recovered->epoch)
         return SLUICE_OK;
     if (record->epoch > recovered->epoch || record->type == WAL_FORGET) {
@@ -130,8 +139,38 @@ static enum sluice_status replay_stable(struct replica *self, const struct host_
     return SLUICE_OK;
 }
 
+enum sluice_status group__note_lost(struct replica *self)
+{
+    struct host *host = self->host;
+    const struct wal_record record = {.type = WAL_PROMISE,
+                                      .group = self->group | LOST_GROUP,
+                                      .epoch = self->epoch,
+                                      .ballot = host->options.pairs.incarnation};
+    if (self->memory_only)
+        return SLUICE_OK;
+    LOG_ERROR(
+        "shard",
+        "group=%u this replica has lost a part of its log; it has no vote until it holds everything again and was "
+        "taken into the members anew",
+        self->group);
+    self->dirty = true;
+    host__busy(self);
+    return host->env.persist(host->env.arg, &record);
+}
+
+/* Has this process no vote, although the members name its node? */
+static bool without_vote(const struct replica *self, const struct host_group *group, uint64_t lost)
+{
+    uint64_t since = paxos_members_incarnation(&self->members, self->host->options.pairs.node);
+    if (group->memory_only)
+        return group->amnesiac;
+    if (since == UINT64_MAX)
+        return false; /* no member: once it is added, that is for this process or a later one */
+    return group->amnesiac || group->lost || (group->joined && since == 0) || since < lost;
+}
+
 static enum sluice_status open_consensus(struct replica *self, const struct host_group *group,
-                                         const struct host__recovered *recovered)
+                                         const struct host__recovered *recovered, uint64_t lost)
 {
     struct host *host = self->host;
     struct paxos_options options = {
@@ -140,7 +179,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         .replica_count = group->replica_count,
         .preferred = group->replica_count == 0 ? 0 : group->replicas[0],
         .memory_only = group->memory_only,
-        .amnesiac = group->amnesiac,
+        .amnesiac = without_vote(self, group, lost),
         .election_ns = host->options.election_ns,
         .resend_ns = host->options.resend_ns,
         .window = host->options.window,
@@ -275,6 +314,7 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
             goto fail;
     }
     struct host__recovered *recovered = recovered_of(self, group->group, false);
+    uint64_t lost = recovered == NULL ? 0 : recovered->lost; /* of whatever epoch */
     if (recovered != NULL && recovered->epoch != group->epoch)
         recovered = NULL;
     for (uint32_t i = 0; i < group->replica_count; i++)
@@ -283,7 +323,11 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
     if (status == SLUICE_OK)
         status = replay_stable(replica, group->memory_only ? NULL : recovered);
     if (status == SLUICE_OK)
-        status = open_consensus(replica, group, recovered);
+        status = open_consensus(replica, group, recovered, lost);
+    if (status != SLUICE_OK)
+        goto fail;
+    if (group->lost)
+        status = group__note_lost(replica);
     if (status != SLUICE_OK)
         goto fail;
     if (recovered != NULL)

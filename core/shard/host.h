@@ -84,12 +84,12 @@ void host_start(struct host *self);
 struct host_group {
     uint32_t group; /* 0: the map group */
     uint64_t epoch;
-    /* The members that the group began with, the preferred leader first. None: this replica came later, and the log
-     * teaches it who the members are. What the log says goes before. */
+    /* The members that the group began with, the preferred leader first; the log tells what became of them. */
     uint16_t replicas[PAXOS_REPLICAS_MAX];
     uint32_t replica_count;
     bool memory_only;
     bool amnesiac;
+    bool joined;               /* it came after the beginning: a vote that its node had then is not this replica's */
     bool lost;                 /* a persistent group whose disk may have lost something: it begins as an amnesiac */
     struct versions *versions; /* given: used and destroyed by the host (the simulator keeps one across a crash); NULL:
                                   the host creates it */

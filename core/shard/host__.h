@@ -115,6 +115,7 @@ struct host__recovered {
     uint64_t epoch;
     uint64_t promised;
     uint64_t stable;
+    uint64_t lost;         /* processes before this one have no vote */
     struct entry *entries; /* by index - first; index 0: a hole */
     uint64_t first;
     size_t count, capacity;
@@ -168,6 +169,8 @@ bool host__load_room(const struct replica *self, uint64_t bytes);
 /* groups.c */
 void group__recovered_clear(struct host__recovered *recovered);
 void group__destroy(struct replica *self);
+/* Durably: this replica has no vote until the members take it in anew, as this process or a later one. */
+enum sluice_status group__note_lost(struct replica *self) SLUICE_MUST_CHECK;
 void group__tick_all(struct host *self);
 
 /* peers.c */

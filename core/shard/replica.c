@@ -301,6 +301,8 @@ static void carry_out(struct replica *self, const struct paxos_effect *effect, s
         snapshot__begin(self, effect->node);
         break;
     case PAXOS_EFFECT_LOST:
+        if (group__note_lost(self) != SLUICE_OK)
+            self->host->env.fatal(self->host->env.arg, SLUICE_IO, "a loss could not be handed to the disk");
         break;
     case PAXOS_EFFECT_CAUGHT_UP:
         self->host->env.caught_up(self->host->env.arg, self->group, self->epoch);

@@ -47,7 +47,8 @@ struct small {
     /* A look at each frame before it is delivered; false drops it. */
     bool (*filter)(struct small_frame *frame);
     bool memory_only;
-    uint64_t founders; /* mask; 0: all */
+    uint64_t founders;     /* mask; 0: all */
+    uint64_t joined, lost; /* masks of nodes: see host_group */
     struct store *store;
 };
 extern struct small small;

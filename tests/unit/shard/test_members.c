@@ -142,6 +142,76 @@ Test(members, a_clean_stop_hands_over_whatever_is_led)
     cr_assert(small_leader() != 0 && small_leader() != leader);
 }
 
+static bool votes_again(void)
+{
+    uint16_t leader = small_leader();
+    if (leader == 0 || small_replica(2)->paxos.options.amnesiac)
+        return false;
+    const struct paxos_members *members = &small_replica(leader)->paxos.members;
+    return members->voters == 0xe && paxos_members_incarnation(members, 2) == small.nodes[2].incarnation;
+}
+
+Test(members, a_replica_that_lost_its_log_has_no_vote_until_it_was_taken_in_anew)
+{
+    start(3, 0);
+    const uint16_t nodes[] = {1, 2, 3};
+    want(nodes, 3);
+    for (int i = 0; i < 30; i++)
+        small_put("key", "value", 5);
+    if (small_wait_leader() == 2) {
+        small_run(100 * SMALL_MS);
+        host_group_transfer(small.nodes[2].host, 1, 3);
+        small_run(50 * SMALL_MS);
+    }
+    cr_assert_neq(small_leader(), 2);
+    small_stop(2);
+    /* Its disk is empty. */
+    for (size_t i = 0; i < small.nodes[2].record_count; i++)
+        buf_unref(small.nodes[2].records[i].entry.body);
+    small.nodes[2].record_count = 0;
+    small.lost = 1 << 2;
+    small_start(2);
+    cr_assert(small_replica(2)->paxos.options.amnesiac);
+    small.lost = 0;
+    cr_assert_gt(small.nodes[2].record_count, 0);
+    small_stop(2);
+    small_start(2);
+    cr_assert(small_replica(2)->paxos.options.amnesiac, "a restart does not give the vote back");
+    want(nodes, 3);
+    small_put("key", "value", 5);
+    cr_assert(small_until(votes_again, 10000 * SMALL_MS));
+    small_run(300 * SMALL_MS);
+    small_stop(2);
+    small_start(2);
+    cr_assert_not(small_replica(2)->paxos.options.amnesiac, "taken in anew, it votes after a restart too");
+    small_stop((uint16_t)(small_wait_leader() == 1 ? 3 : 1));
+    small_put("key", "after", 5);
+}
+
+Test(members, a_founder_that_left_and_came_back_empty_does_not_vote_by_its_former_membership)
+{
+    start(4, 0xe);
+    small_put("key", "value", 5);
+    small_stop(1);
+    for (size_t i = 0; i < small.nodes[1].record_count; i++)
+        buf_unref(small.nodes[1].records[i].entry.body);
+    small.nodes[1].record_count = 0;
+    small.joined = 1 << 1;
+    small_start(1);
+    cr_assert(small_replica(1)->paxos.options.amnesiac);
+    const uint16_t nodes[] = {1, 2, 3, 4};
+    want(nodes, 4);
+    small_put("key", "value", 5);
+    wanted_mask = 0x1e;
+    small_run(3000 * SMALL_MS);
+    cr_assert(settled());
+    cr_assert_not(small_replica(1)->paxos.options.amnesiac);
+    small_run(200 * SMALL_MS);
+    small_stop(1);
+    small_start(1);
+    cr_assert_not(small_replica(1)->paxos.options.amnesiac);
+}
+
 /* ---- Reads without a lease ---- */
 
 static void start_leaseless(void)
