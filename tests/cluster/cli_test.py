@@ -580,6 +580,7 @@ def test_up_over_tcp_takes_free_ports_and_the_same_ones_again():
 def test_up_reports_a_death_starts_the_process_again_and_dies_with_its_children():
     with tempfile.TemporaryDirectory() as directory, Up(directory, "--nodes", "3", "--restart-after", "1") as up:
         up.wait(lambda: "Ctrl-C stops it" in up.output(), "no greeting came")
+        up.wait(lambda: len(up.started()) == 4, "not all programs run")
         victim = next(each[1] for each in up.started() if options_of(each[2], "--id") == ["2"])
         os.kill(victim, signal.SIGKILL)
         up.wait(lambda: f"node2 (pid {victim}) was killed by signal 9" in up.output(), "the death was not reported")
