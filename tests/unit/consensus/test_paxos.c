@@ -414,3 +414,237 @@ Test(paxos, a_replica_that_lost_its_memory_does_not_vote_and_asks_to_be_admitted
     cr_assert_eq(receive(message), SLUICE_OK);
     cr_assert(sent(2, PAXOS_ACCEPTED)->learner);
 }
+
+/* ---- Members ---- */
+
+static void promise_with(uint16_t node, uint64_t incarnation, uint64_t last, uint64_t members)
+{
+    struct paxos_message promise = from(node, PAXOS_PROMISE, self.ballot);
+    promise.incarnation = incarnation;
+    promise.first = 1;
+    promise.last = last;
+    promise.entry_count = (uint32_t)last;
+    for (uint64_t i = 0; i < last; i++)
+        promise.entries[i] =
+            (struct paxos_message_entry){.ballot = ballot(1, 9), .time = 10 + i, .opened = ballot(1, 9)};
+    if (last > 0) {
+        promise.entries[0].members = members;
+        promise.entries[0].members_incarnation = 1;
+    }
+    cr_assert_eq(receive(promise), SLUICE_OK);
+}
+
+static void stand(void)
+{
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TICK}), SLUICE_OK);
+    cr_assert_eq(receive(from(2, PAXOS_PREVOTE_REPLY, ballot(1, 1))), SLUICE_OK);
+    cr_assert_eq(self.role, PAXOS_CANDIDATE);
+    self.ballot = self.promised = self.standing = ballot(2, 1); /* above those of the logs that are reported */
+    persist();
+}
+
+Test(members, a_voter_keeps_its_incarnation_through_other_changes)
+{
+    struct paxos_members members = {.voters = 0xe, .incarnations = {7, 0, 9}};
+    paxos_members_apply(&members, 0x1e, 44, 100);
+    cr_assert_eq(paxos_members_incarnation(&members, 1), 7);
+    cr_assert_eq(paxos_members_incarnation(&members, 3), 9);
+    cr_assert_eq(paxos_members_incarnation(&members, 4), 44);
+    paxos_members_apply(&members, 0x1c, 0, 101);
+    cr_assert_eq(paxos_members_incarnation(&members, 1), UINT64_MAX);
+    cr_assert_eq(paxos_members_incarnation(&members, 2), 0);
+    cr_assert_eq(paxos_members_incarnation(&members, 4), 44);
+    cr_assert_eq(members.index, 101);
+}
+
+Test(members, a_candidate_needs_a_quorum_of_those_whom_the_log_that_it_adopts_names, .init = open_paxos)
+{
+    pairs_set_member(&pairs, 4, true);
+    stand();
+    promise_with(2, 1, 2, 0x1e); /* node 4 was added, and something followed: so that was chosen */
+    cr_assert_eq(self.role, PAXOS_CANDIDATE, "two of four are no quorum");
+    cr_assert_not_null(sent(4, PAXOS_PREPARE), "the new voter is asked");
+    promise_with(4, 1, 2, 0x1e);
+    cr_assert_eq(self.role, PAXOS_LEADER);
+}
+
+Test(members, a_change_that_may_not_have_been_chosen_does_not_govern_yet, .init = open_paxos)
+{
+    stand();
+    promise_with(2, 1, 1, 0x1e);
+    cr_assert_eq(self.role, PAXOS_LEADER, "it is the log's last entry: its own quorum is that of the three");
+    cr_assert_eq(self.members.voters, 0xe);
+    cr_assert_eq(paxos_room(&self), 0, "nothing follows it until it is stable");
+}
+
+Test(members, the_vote_of_a_process_before_the_one_that_was_added_is_none, .init = open_paxos)
+{
+    paxos_members_apply(&self.members, 0x6, 0, 0);
+    paxos_members_apply(&self.members, 0xe, 5, 0); /* node 3 was added as its process 5 */
+    stand();
+    promise_with(3, 4, 0, 0);
+    cr_assert_eq(self.role, PAXOS_CANDIDATE);
+    promise_with(2, 1, 0, 0);
+    cr_assert_eq(self.role, PAXOS_LEADER);
+}
+
+Test(members, one_is_added_or_removed_at_a_time_and_alone, .init = open_paxos)
+{
+    lead();
+    persist();
+    accepted(2, 1);
+    uint64_t voters, incarnation;
+    cr_assert_not(paxos_next_members(&self, &voters, &incarnation), "nobody wants another placement");
+    paxos_set_wanted(&self, 0x1a); /* 1, 3, 4 in place of 1, 2, 3 */
+    pairs_set_member(&pairs, 4, true);
+    cr_assert_not(paxos_next_members(&self, &voters, &incarnation), "the learner holds nothing");
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TICK}), SLUICE_OK);
+    cr_assert_not_null(sent(4, PAXOS_ACCEPT), "it is fed");
+    grant(4);
+    accepted(4, 1);
+    cr_assert(paxos_next_members(&self, &voters, &incarnation));
+    cr_assert_eq(voters, 0x1e, "first the new one comes");
+    cr_assert_eq(incarnation, 1);
+    struct paxos_proposal two = {.time = paxos_time_floor(&self) + 1, .members = 0x38};
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &two, .proposal_count = 1}),
+                 SLUICE_INVALID);
+    const struct paxos_proposal proposal = {
+        .time = paxos_time_floor(&self) + 1, .members = voters, .members_incarnation = incarnation};
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1}),
+                 SLUICE_OK);
+    cr_assert_eq(paxos_room(&self), 0);
+    persist();
+    accepted(4, 2);
+    cr_assert_eq(self.stable, 1, "whom it adds has no say in it");
+    accepted(2, 2);
+    cr_assert_eq(self.stable, 2);
+    cr_assert_eq(self.members.voters, 0x1e);
+    cr_assert_not_null(effect(PAXOS_EFFECT_MEMBERS));
+    cr_assert(paxos_next_members(&self, &voters, &incarnation));
+    cr_assert_eq(voters, 0x1a, "then the old one goes");
+}
+
+/* ---- Handing over, reading, snapshots ---- */
+
+Test(handover, the_leader_ceases_to_read_before_its_successor_may_stand, .init = open_paxos)
+{
+    lead();
+    persist();
+    accepted(2, 1);
+    grant(2);
+    pairs.peers[2].lease_until_ns = now + 50 * MS;
+    pairs.peers[2].incarnation = 1;
+    cr_assert(paxos_lease_valid(&self, now));
+    const struct paxos_proposal proposal = {.time = paxos_time_floor(&self) + 1};
+    struct paxos_event propose = {.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1};
+    cr_assert_eq(step(propose), SLUICE_OK);
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TRANSFER, .node = 2}), SLUICE_OK);
+    cr_assert_null(sent(2, PAXOS_TRANSFER), "it lacks an entry");
+    cr_assert_eq(paxos_room(&self), 0);
+    persist();
+    accepted(2, 2);
+    cr_assert_not_null(sent(2, PAXOS_TRANSFER));
+    cr_assert_eq(self.role, PAXOS_FOLLOWER);
+    cr_assert_not(paxos_lease_valid(&self, now));
+}
+
+Test(handover, only_the_ballot_that_was_given_up_gives_way_to_the_successor, .init = open_paxos)
+{
+    grant(3);
+    cr_assert_eq(receive(accept(3, 4, 1, 1)), SLUICE_OK);
+    persist();
+    cr_assert_eq(self.acknowledged, ballot(4, 3));
+    now += 1000 * MS; /* no longer fresh */
+    grant(3);
+    struct paxos_message prepare = from(2, PAXOS_PREPARE, ballot(5, 2));
+    prepare.first = 1;
+    cr_assert_eq(receive(prepare), SLUICE_OK);
+    cr_assert_not_null(sent(2, PAXOS_REJECT), "node 3 holds a lease");
+    prepare.transfer = ballot(3, 3);
+    cr_assert_eq(receive(prepare), SLUICE_OK);
+    cr_assert_not_null(sent(2, PAXOS_REJECT), "another ballot was given up");
+    prepare.transfer = ballot(4, 3);
+    cr_assert_eq(receive(prepare), SLUICE_OK);
+    cr_assert_eq(self.promised, ballot(5, 2));
+}
+
+Test(handover, a_leader_whose_successor_does_not_keep_up_goes_on, .init = open_paxos)
+{
+    lead();
+    persist();
+    accepted(2, 1);
+    const struct paxos_proposal proposal = {.time = paxos_time_floor(&self) + 1};
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1}),
+                 SLUICE_OK);
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TRANSFER, .node = 2}), SLUICE_OK);
+    cr_assert_eq(paxos_room(&self), 0);
+    now += 200 * MS;
+    grant(2);
+    grant(3);
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TICK}), SLUICE_OK);
+    cr_assert_eq(self.role, PAXOS_LEADER);
+    cr_assert_gt(paxos_room(&self), 0);
+}
+
+Test(reads, a_round_is_done_once_a_quorum_has_echoed_it, .init = open_paxos)
+{
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_READ}), SLUICE_NOT_LEADER);
+    lead();
+    persist();
+    accepted(2, 1);
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_READ}), SLUICE_OK);
+    cr_assert_null(effect(PAXOS_EFFECT_READ));
+    cr_assert_eq(sent(3, PAXOS_ACCEPT)->read, 1);
+    accepted(2, 1);
+    cr_assert_null(effect(PAXOS_EFFECT_READ), "that was sent before the round began");
+    struct paxos_message echo = from(3, PAXOS_ACCEPTED, self.ballot);
+    echo.read = 1;
+    cr_assert_eq(receive(echo), SLUICE_OK);
+    cr_assert_eq(effect(PAXOS_EFFECT_READ)->sequence, 1);
+    echo.read = 9;
+    cr_assert_eq(receive(echo), SLUICE_OK);
+    cr_assert_null(effect(PAXOS_EFFECT_READ), "nobody can echo a round that did not begin");
+}
+
+Test(snapshots, who_lacks_what_cannot_be_fed_gets_a_snapshot_and_no_entries, .init = open_paxos)
+{
+    lead();
+    persist();
+    accepted(2, 1);
+    for (uint64_t i = 2; i <= 2 * WINDOW + 4; i++) {
+        const struct paxos_proposal proposal = {.time = paxos_time_floor(&self) + 1};
+        cr_assert_eq(
+            step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1}),
+            SLUICE_OK);
+        persist();
+        accepted(2, i);
+    }
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_COMPACT, .index = self.stable - 1}), SLUICE_INVALID);
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_COMPACT, .index = self.stable - WINDOW}), SLUICE_OK);
+    accepted(3, 1);
+    cr_assert_eq(effect(PAXOS_EFFECT_SNAPSHOT)->node, 3);
+    cr_assert_null(sent(3, PAXOS_ACCEPT));
+    accepted(3, 1);
+    cr_assert_null(effect(PAXOS_EFFECT_SNAPSHOT), "one at a time");
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_SNAPSHOT_ENDED, .node = 3}), SLUICE_OK);
+    accepted(3, self.stable - 2);
+    cr_assert_null(effect(PAXOS_EFFECT_SNAPSHOT));
+    cr_assert_eq(sent(3, PAXOS_ACCEPT)->first, self.stable - 1);
+}
+
+Test(snapshots, what_was_installed_is_stable_and_brings_the_members, .init = open_paxos)
+{
+    struct paxos_snapshot snapshot = {.index = 500, .time = 77, .opened = ballot(3, 2), .members = {.voters = 0x16}};
+    const struct paxos_event event = {.type = PAXOS_EVENT_INSTALLED, .snapshot = &snapshot};
+    cr_assert_eq(step(event), SLUICE_OK);
+    cr_assert_eq(self.stable, 500);
+    cr_assert_eq(self.last, 500);
+    cr_assert_eq(self.members.voters, 0x16);
+    cr_assert_geq(paxos_time_floor(&self), 77);
+    snapshot.index = 400;
+    snapshot.members.voters = 0x2;
+    cr_assert_eq(step(event), SLUICE_OK);
+    cr_assert_eq(self.members.voters, 0x16, "an older one changes nothing");
+    cr_assert_eq(receive(accept(2, 9, 501, 2)), SLUICE_OK);
+    cr_assert_eq(self.match, 502);
+}
