@@ -337,9 +337,11 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
     if (message->incarnation == peer->incarnation && message->defections > peer->their_defections)
         peer->their_defections = message->defections;
     uint64_t persisted = message->persisted < self->last ? message->persisted : self->last;
-    if (persisted > follower->match)
+    /* A learner counts for nothing yet, so its latest word is taken as it is: one that begins anew holds less. */
+    bool learns = !members__votes(self, message->from);
+    if (persisted > follower->match || learns)
         follower->match = persisted;
-    if (message->received > follower->received)
+    if (message->received > follower->received || learns)
         follower->received = message->received < self->last ? message->received : self->last;
     if (message->read > follower->read && message->read <= self->read_sequence)
         follower->read = message->read;

@@ -105,6 +105,12 @@ bool members__quorum(uint64_t voters, uint64_t nodes)
 
 void paxos_set_wanted(struct paxos *self, uint64_t wanted)
 {
+    /* Who comes anew may have been here before and have thrown everything away since, in the same process: what it
+     * acknowledged then says nothing. */
+    uint64_t anew = wanted & ~self->wanted & ~self->members.voters & ~UINT64_C(1);
+    for (uint64_t rest = anew; rest != 0; rest &= rest - 1)
+        memset(&self->followers[__builtin_ctzll(rest)], 0, sizeof(self->followers[0]));
+    self->leaving &= ~anew;
     self->wanted = wanted & ~UINT64_C(1);
 }
 

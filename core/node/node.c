@@ -17,8 +17,9 @@
 #define READY_EVERY_NS (500 * NS_PER_MS)
 #define READY_SOON_NS  (10 * NS_PER_MS)
 /* A clean stop waits so long for others to take the lead, and looks so often whether they have. */
-#define HAND_OVER_NS      (NS_PER_S / 2)
-#define HAND_OVER_LOOK_NS (2 * NS_PER_MS)
+#define HAND_OVER_NS        (NS_PER_S / 2)
+#define HAND_OVER_LOOK_NS   (2 * NS_PER_MS)
+#define HAND_OVER_LINGER_NS (30 * NS_PER_MS)
 
 /* ---- Options ---- */
 
@@ -430,6 +431,14 @@ static void round_once(struct node *self)
     fabric_flush(self->fabric);
 }
 
+static bool alone(const struct node *self)
+{
+    for (size_t i = 0; i < self->member_count; i++)
+        if (self->members[i].link != NULL)
+            return false;
+    return true;
+}
+
 /* A clean stop: others take the lead first, so that nobody waits for an election. */
 static void hand_over(struct node *self)
 {
@@ -440,7 +449,12 @@ static void hand_over(struct node *self)
         self->hand_over_until_ns = now + HAND_OVER_NS;
         host_transfer_all(self->host);
     }
-    if (groups__led_nothing(self) || now >= self->hand_over_until_ns)
+    /* The last words have to go out, and clients are told who leads now instead of losing their link. */
+    if (!self->handed_over && groups__led_nothing(self)) {
+        self->handed_over = true;
+        self->hand_over_until_ns = now + (alone(self) ? 0 : HAND_OVER_LINGER_NS);
+    }
+    if (now >= self->hand_over_until_ns)
         atomic_store(&self->stopping, true);
 }
 

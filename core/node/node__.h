@@ -107,6 +107,7 @@ struct node {
     atomic_bool stopping;
     atomic_bool handing_over; /* a clean stop: first the others take the lead */
     uint64_t hand_over_until_ns;
+    bool handed_over;
     atomic_bool ready;
     atomic_bool gone; /* the reactor has ended; what it did not run of the tasks is dropped */
 };
