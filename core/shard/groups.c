@@ -343,6 +343,23 @@ fail:
     return status;
 }
 
+/* What this node promised binds it also after it has left the group with all its data: should it come back, a candidate
+ * of then may still count that promise as this process's. */
+static enum sluice_status keep_promise(const struct replica *self)
+{
+    struct host *host = self->host;
+    const struct wal_record record = {
+        .type = WAL_PROMISE, .group = self->group, .epoch = self->epoch, .ballot = self->paxos.promised};
+    if (self->paxos.promised == 0)
+        return SLUICE_OK;
+    struct host__recovered *recovered = recovered_of(host, self->group, true);
+    if (recovered == NULL)
+        return SLUICE_MEMORY;
+    recovered->epoch = self->epoch;
+    recovered->promised = self->paxos.promised;
+    return host->env.persist(host->env.arg, &record);
+}
+
 void host_group_remove(struct host *self, uint32_t group, bool erase)
 {
     for (struct replica **at = &self->replicas; *at != NULL; at = &(*at)->next) {
@@ -364,6 +381,8 @@ void host_group_remove(struct host *self, uint32_t group, bool erase)
             enum sluice_status status = versions_erase(replica->versions);
             if (status == SLUICE_OK)
                 status = self->env.persist(self->env.arg, &record);
+            if (status == SLUICE_OK)
+                status = keep_promise(replica);
             if (status != SLUICE_OK)
                 self->env.fatal(self->env.arg, status, "a group could not be erased");
         }
