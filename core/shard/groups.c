@@ -238,6 +238,7 @@ void group__destroy(struct replica *self)
         host->table[self->group] = NULL;
     read__drop_waiting(self, NULL);
     snapshot__drop_all(self);
+    repair__drop_all(self);
     for (struct host__reader *reader = self->readers; reader != NULL;) {
         struct host__reader *next = reader->next;
         pattern_destroy(reader->pattern);

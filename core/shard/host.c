@@ -283,12 +283,15 @@ void host_flush(struct host *self)
             watch__pump(replica, now);
         if (replica->sendings != NULL)
             snapshot__pump(replica, now);
+        if (replica->repairs != NULL)
+            repair__pump(replica, now);
     }
     submit(self);
     for (struct replica **at = &self->busy; *at != NULL;) {
         struct replica *replica = *at;
         replica->busy = replica->queued_count > 0 || replica->waiting != NULL || replica->readers != NULL ||
-                        replica->dirty || replica->ticket_count > 0 || replica->sendings != NULL;
+                        replica->dirty || replica->ticket_count > 0 || replica->sendings != NULL ||
+                        replica->repairs != NULL;
         if (replica->busy)
             at = &replica->busy_next;
         else
@@ -303,6 +306,8 @@ uint64_t host_next_ns(const struct host *self)
         uint64_t watch = watch__next_ns(replica), snapshot = snapshot__next_ns(replica);
         if (snapshot < next)
             next = snapshot;
+        if (replica->repairs != NULL && repair__next_ns(replica) < next)
+            next = repair__next_ns(replica);
         if (watch < next)
             next = watch;
         /* What waits is looked at again whenever something happens; this bounds how late a deadline is noticed. */

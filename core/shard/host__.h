@@ -30,8 +30,10 @@ struct host__waiting {
     struct host__waiting *next;
     void *link;
     uint64_t deadline_ns;
-    bool asks;      /* for a round, where there is no lease */
-    uint64_t round; /* of asking a quorum, in this leadership; 0: none */
+    uint32_t tries;  /* repairs that it has waited for */
+    uint64_t repair; /* revision: it waits until that is whole again; 0 none */
+    bool asks;       /* for a round, where there is no lease */
+    uint64_t round;  /* of asking a quorum, in this leadership; 0: none */
     struct wire_header header;
     size_t body_size;
     uint8_t body[] __attribute__((aligned(8)));
@@ -87,10 +89,12 @@ struct replica {
     struct host__reader *readers;
     struct host__ticket *tickets; /* ring of window entries: submitted, not yet durable */
     uint32_t ticket_first, ticket_count, ticket_capacity;
-    uint64_t persist_sequence;      /* highest handed to the disk in this round */
-    uint64_t stable_noted;          /* stable index that the segments know of */
-    uint64_t load_bytes;            /* of requests that wait here, and of entries that are not stable yet */
-    uint32_t waiting_count;         /* reads */
+    uint64_t persist_sequence;    /* highest handed to the disk in this round */
+    uint64_t stable_noted;        /* stable index that the segments know of */
+    uint64_t load_bytes;          /* of requests that wait here, and of entries that are not stable yet */
+    uint32_t waiting_count;       /* reads */
+    struct host__repair *repairs; /* damaged entries that others are asked for */
+    uint32_t repair_count;
     struct host__sending *sendings; /* snapshots on their way to others */
     struct {
         uint64_t
@@ -121,6 +125,7 @@ struct host__recovered {
     size_t count, capacity;
 };
 
+#define REPAIRS_MAX     64u /* of one group at a time */
 #define PEER_SPEECHLESS UINT8_MAX
 
 struct host {
@@ -246,6 +251,15 @@ uint64_t snapshot__receivers(const struct replica *self);
 void snapshot__message(struct replica *self, uint16_t from, const void *data, size_t size);
 void snapshot__submitted(struct replica *self, uint64_t ticket);
 void snapshot__persisted(struct replica *self, uint64_t ticket);
+
+/* repair.c */
+/* Asks another replica for a damaged entry. False: there is nobody to ask. */
+bool repair__want(struct replica *self, uint64_t revision);
+bool repair__pending(const struct replica *self, uint64_t revision);
+void repair__pump(struct replica *self, uint64_t now);
+uint64_t repair__next_ns(const struct replica *self);
+void repair__message(struct replica *self, uint16_t from, uint8_t kind, const void *data, size_t size);
+void repair__drop_all(struct replica *self);
 
 /* watch.c */
 void watch__start(struct replica *self, void *link, const struct wire_header *header, const struct wire_query *query);

@@ -125,14 +125,16 @@ static void receive_pairs(struct host *self, uint16_t from, const struct peer_he
         group__tick_all(self);
 }
 
-static void receive_snapshot(struct host *self, uint16_t from, const struct peer_header *header, const uint8_t *body,
-                             size_t size)
+static void receive_for_group(struct host *self, uint16_t from, const struct peer_header *header, const uint8_t *body,
+                              size_t size)
 {
     struct replica *replica = host__replica(self, header->group);
     struct peer_snapshot_ack ack;
     if (replica == NULL)
         return;
-    if (header->kind == PEER_SNAPSHOT)
+    if (header->kind == PEER_REPAIR_ASK || header->kind == PEER_REPAIR)
+        repair__message(replica, from, header->kind, body, size);
+    else if (header->kind == PEER_SNAPSHOT)
         snapshot__message(replica, from, body, size);
     else if (peer_snapshot_ack_read(body, size, &ack) == SLUICE_OK)
         snapshot__acknowledged(replica, from, &ack);
@@ -172,8 +174,8 @@ void host_peer_message(struct host *self, uint16_t from, const void *data, size_
         receive_paxos(self, from, &header, bytes, size);
     else if (header.kind == PEER_PAIRS)
         receive_pairs(self, from, &header, bytes, size);
-    else if (header.kind == PEER_SNAPSHOT || header.kind == PEER_SNAPSHOT_ACK)
-        receive_snapshot(self, from, &header, bytes, size);
+    else if (header.kind >= PEER_SNAPSHOT && header.kind <= PEER_REPAIR)
+        receive_for_group(self, from, &header, bytes, size);
     else if (header.kind == PEER_MAP_CHANGE)
         host_map_change(self, (const char *)bytes, size);
     else

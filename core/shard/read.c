@@ -4,6 +4,8 @@
 
 #include "core/shard/host__.h"
 
+#define REPAIR_TRIES 3u /* entries that one read may wait for */
+
 /* One record with its value, or with the part of it that was asked for; the value goes out of the entry's own buffer.
  */
 static void reply_version(struct replica *self, void *link, const struct wire_header *header,
@@ -40,19 +42,79 @@ static void reply_version(struct replica *self, void *link, const struct wire_he
     serve__send(self->host, link, &reply, parts, 3, carried > 0 ? version->owner : NULL, start, carried);
 }
 
-static void serve_get(struct replica *self, void *link, const struct wire_header *header,
-                      const struct wire_query *query)
+static bool timed_read(const struct wire_query *query)
+{
+    return query != NULL && (query->flags & WIRE_QUERY_AT) != 0;
+}
+
+static struct host__waiting *wait_for_it(struct replica *self, void *link, const struct wire_header *header,
+                                         const void *body)
+{
+    size_t size = sizeof(struct host__waiting) + header->body_size;
+    if (self->waiting_count >= self->host->options.requests_max || !host__load_room(self, size)) {
+        self->host->figures.refused_busy++;
+        serve__text(self->host, link, header, SLUICE_BUSY,
+                    "as many reads wait for this shard as it takes; try again in a moment");
+        return NULL;
+    }
+    struct host__waiting *waiting = calloc(1, size);
+    if (waiting == NULL) {
+        serve__text(self->host, link, header, SLUICE_MEMORY, "the node is out of memory");
+        return NULL;
+    }
+    uint64_t timeout_ms = header->timeout_ms == 0 ? 5000 : header->timeout_ms;
+    waiting->link = link;
+    waiting->header = *header;
+    waiting->deadline_ns = host__now(self->host) + timeout_ms * NS_PER_MS;
+    waiting->body_size = header->body_size;
+    waiting->asks = !timed_read(header->type == WIRE_TIME ? NULL : body);
+    if (header->body_size > 0)
+        memcpy(waiting->body, body, header->body_size);
+    *self->waiting_tail = waiting;
+    self->waiting_tail = &waiting->next;
+    self->waiting_count++;
+    host__busy(self);
+    host__load_add(self, size);
+    return waiting;
+}
+
+/* False: nobody can give the damaged entry, or it was damaged again and again. */
+static bool wait_for_repair(struct replica *self, void *link, const struct wire_header *header,
+                            const struct wire_query *query, uint64_t revision, uint32_t tries)
+{
+    if (tries >= REPAIR_TRIES || !repair__want(self, revision))
+        return false;
+    struct host__waiting *waiting = wait_for_it(self, link, header, query);
+    if (waiting != NULL) {
+        waiting->repair = revision;
+        waiting->tries = tries + 1;
+    }
+    return true;
+}
+
+static enum sluice_status find_version(struct replica *self, const struct wire_query *query, bool with_value,
+                                       struct version *version)
 {
     struct slice key = {wire_query_key(query), query->key_size};
-    bool with_value = !(query->flags & WIRE_QUERY_NO_VALUE);
-    struct version version;
-    enum sluice_status status;
     if (query->flags & WIRE_QUERY_VERSION)
-        status = versions_by_version(self->versions, key, query->object_version, with_value, &version);
-    else if (query->flags & WIRE_QUERY_AT)
-        status = versions_by_time(self->versions, key, query->at, with_value, &version);
-    else
-        status = versions_latest(self->versions, key, with_value, &version);
+        return versions_by_version(self->versions, key, query->object_version, with_value, version);
+    if (query->flags & WIRE_QUERY_AT)
+        return versions_by_time(self->versions, key, query->at, with_value, version);
+    return versions_latest(self->versions, key, with_value, version);
+}
+
+static void serve_get(struct replica *self, void *link, const struct wire_header *header,
+                      const struct wire_query *query, uint32_t tries)
+{
+    struct version version;
+    enum sluice_status status = find_version(self, query, !(query->flags & WIRE_QUERY_NO_VALUE), &version);
+    if (status == SLUICE_CORRUPT && find_version(self, query, false, &version) == SLUICE_OK) {
+        /* The index says which entry it is. */
+        uint64_t revision = version.revision;
+        version_release(&version);
+        if (wait_for_repair(self, link, header, query, revision, tries))
+            return;
+    }
     if (status != SLUICE_OK) {
         serve__text(self->host, link, header, status, sluice_status_text(status));
         return;
@@ -67,6 +129,7 @@ struct page {
     uint32_t left; /* records */
     bool with_values, internal, more;
     enum sluice_status status;
+    uint64_t damaged; /* looking for the entry that can't be read: its revision */
 };
 
 static bool page_visit(void *arg, const struct version *version)
@@ -85,11 +148,30 @@ static bool page_visit(void *arg, const struct version *version)
     return page->status == SLUICE_OK;
 }
 
-static void reply_page(struct page *page, void *link, const struct wire_header *header, enum sluice_status status)
+/* The first version that can't be read with its value. */
+static bool damage_visit(void *arg, const struct version *version)
+{
+    struct page *page = arg;
+    struct version whole;
+    struct slice key = {version->key, version->key_size};
+    enum sluice_status status = versions_by_version(page->replica->versions, key, version->version, true, &whole);
+    if (status == SLUICE_OK)
+        version_release(&whole);
+    else if (status == SLUICE_CORRUPT)
+        page->damaged = version->revision;
+    return status != SLUICE_CORRUPT;
+}
+
+static void reply_page(struct page *page, void *link, const struct wire_header *header, const struct wire_query *query,
+                       enum sluice_status status, uint32_t tries)
 {
     struct host *host = page->replica->host;
     if (status == SLUICE_OK)
         status = page->status;
+    if (status == SLUICE_CORRUPT && wait_for_repair(page->replica, link, header, query, page->damaged, tries)) {
+        bytes_free(&page->body);
+        return;
+    }
     if (status == SLUICE_OK)
         host_reply(host, link, header, SLUICE_OK, page->more ? WIRE_FLAG_MORE : 0, page->body.data, page->body.size);
     else
@@ -98,13 +180,13 @@ static void reply_page(struct page *page, void *link, const struct wire_header *
 }
 
 static void serve_list(struct replica *self, void *link, const struct wire_header *header,
-                       const struct wire_query *query)
+                       const struct wire_query *query, uint32_t tries)
 {
     struct page page = {.replica = self,
                         .left = query->limit == 0 ? UINT32_MAX : query->limit,
                         .with_values = (query->flags & WIRE_QUERY_VALUES) != 0,
                         .internal = (header->flags & WIRE_FLAG_ADMIN) != 0};
-    const struct versions_range range = {
+    struct versions_range range = {
         .prefix = {wire_query_key(query), query->key_size},
         .after = {wire_query_after(query), query->after_size},
         .at = (query->flags & WIRE_QUERY_AT) ? query->at : UINT64_MAX,
@@ -112,17 +194,20 @@ static void serve_list(struct replica *self, void *link, const struct wire_heade
         .values = page.with_values,
     };
     enum sluice_status status = versions_list(self->versions, &range, page_visit, &page);
-    reply_page(&page, link, header, status);
+    range.values = false;
+    if (status == SLUICE_CORRUPT && versions_list(self->versions, &range, damage_visit, &page) != SLUICE_OK)
+        page.damaged = 0; /* the index itself: no peer can help */
+    reply_page(&page, link, header, query, status, tries);
 }
 
 static void serve_history(struct replica *self, void *link, const struct wire_header *header,
-                          const struct wire_query *query)
+                          const struct wire_query *query, uint32_t tries)
 {
     struct page page = {.replica = self,
                         .left = query->limit == 0 ? UINT32_MAX : query->limit,
                         .with_values = (query->flags & WIRE_QUERY_VALUES) != 0,
                         .internal = true};
-    const struct versions_span span = {
+    struct versions_span span = {
         .version_from = query->from,
         .version_to = query->to,
         .time_from = query->time_from,
@@ -132,18 +217,16 @@ static void serve_history(struct replica *self, void *link, const struct wire_he
     };
     struct slice key = {wire_query_key(query), query->key_size};
     enum sluice_status status = versions_history(self->versions, key, &span, page_visit, &page);
+    span.values = false;
+    if (status == SLUICE_CORRUPT && versions_history(self->versions, key, &span, damage_visit, &page) != SLUICE_OK)
+        page.damaged = 0;
     if (status == SLUICE_OK && page.status == SLUICE_OK && page.body.size == 0) {
         struct version latest;
         status = versions_latest(self->versions, key, false, &latest);
         if (status == SLUICE_OK)
             version_release(&latest);
     }
-    reply_page(&page, link, header, status);
-}
-
-static bool timed_read(const struct wire_query *query)
-{
-    return query != NULL && (query->flags & WIRE_QUERY_AT) != 0;
+    reply_page(&page, link, header, query, status, tries);
 }
 
 /* May this read be answered from here, now? OK; AGAIN: wait; anything else is the answer. `round`: the one that a
@@ -203,54 +286,24 @@ static bool begin_round(struct replica *self)
 }
 
 static void serve_read_now(struct replica *self, void *link, const struct wire_header *header,
-                           const struct wire_query *query)
+                           const struct wire_query *query, uint32_t tries)
 {
     self->host->figures.reads++;
     switch (header->type) {
     case WIRE_GET:
-        serve_get(self, link, header, query);
+        serve_get(self, link, header, query, tries);
         break;
     case WIRE_LIST:
-        serve_list(self, link, header, query);
+        serve_list(self, link, header, query, tries);
         break;
     case WIRE_HISTORY:
-        serve_history(self, link, header, query);
+        serve_history(self, link, header, query, tries);
         break;
     default:
         hlc_now(&self->host->clock, self->host->env.realtime_ns(self->host->env.arg));
         host_reply(self->host, link, header, SLUICE_OK, 0, NULL, 0);
         break;
     }
-}
-
-static void wait_for_it(struct replica *self, void *link, const struct wire_header *header, const uint8_t *body,
-                        bool asks)
-{
-    size_t size = sizeof(struct host__waiting) + header->body_size;
-    if (self->waiting_count >= self->host->options.requests_max || !host__load_room(self, size)) {
-        self->host->figures.refused_busy++;
-        serve__text(self->host, link, header, SLUICE_BUSY,
-                    "as many reads wait for this shard as it takes; try again in a moment");
-        return;
-    }
-    struct host__waiting *waiting = calloc(1, size);
-    if (waiting == NULL) {
-        serve__text(self->host, link, header, SLUICE_MEMORY, "the node is out of memory");
-        return;
-    }
-    uint64_t timeout_ms = header->timeout_ms == 0 ? 5000 : header->timeout_ms;
-    waiting->link = link;
-    waiting->header = *header;
-    waiting->deadline_ns = host__now(self->host) + timeout_ms * NS_PER_MS;
-    waiting->body_size = header->body_size;
-    waiting->asks = asks;
-    if (header->body_size > 0)
-        memcpy(waiting->body, body, header->body_size);
-    *self->waiting_tail = waiting;
-    self->waiting_tail = &waiting->next;
-    self->waiting_count++;
-    host__busy(self);
-    host__load_add(self, size);
 }
 
 static void waiting_free(struct replica *self, struct host__waiting *waiting)
@@ -273,9 +326,9 @@ void read__serve(struct replica *self, void *link, const struct wire_header *hea
     }
     enum sluice_status gate = read_gate(self, header, query, 0);
     if (gate == SLUICE_OK)
-        serve_read_now(self, link, header, query);
+        serve_read_now(self, link, header, query, 0);
     else if (gate == SLUICE_AGAIN)
-        wait_for_it(self, link, header, body, !timed_read(query));
+        (void)wait_for_it(self, link, header, body);
     else
         serve__elsewhere(self, link, header->request_id);
 }
@@ -291,15 +344,20 @@ static void look_again(struct replica *self, uint64_t now)
         waiting->next = NULL;
         const struct wire_query *query =
             waiting->header.type == WIRE_TIME ? NULL : (const struct wire_query *)(const void *)waiting->body;
-        enum sluice_status gate = read_gate(self, &waiting->header, query, waiting->round);
+        enum sluice_status gate = repair__pending(self, waiting->repair)
+                                      ? SLUICE_AGAIN
+                                      : read_gate(self, &waiting->header, query, waiting->round);
         if (gate == SLUICE_AGAIN && now < waiting->deadline_ns) {
             *self->waiting_tail = waiting;
             self->waiting_tail = &waiting->next;
             continue;
         }
-        if (gate == SLUICE_OK)
-            serve_read_now(self, waiting->link, &waiting->header, query);
-        else if (gate == SLUICE_AGAIN)
+        if (gate == SLUICE_OK) {
+            /* Should it come to wait again, that is for what is left of its time. */
+            uint64_t left = waiting->deadline_ns > now ? (waiting->deadline_ns - now) / NS_PER_MS + 1 : 1;
+            waiting->header.timeout_ms = (uint32_t)left;
+            serve_read_now(self, waiting->link, &waiting->header, query, waiting->tries);
+        } else if (gate == SLUICE_AGAIN)
             serve__text(self->host, waiting->link, &waiting->header, SLUICE_DEADLINE,
                         "the shard could not close that time, or reach its quorum, before the deadline");
         else

@@ -127,6 +127,8 @@ static void effect_send(struct replica *self, uint16_t node, const struct paxos_
         struct entry *entry = &entries[gathered];
         enum sluice_status status = replica__entry(self, message->first + gathered, entry);
         if (status != SLUICE_OK) {
+            if (status == SLUICE_CORRUPT)
+                (void)repair__want(self, message->first + gathered);
             LOG_WARN("shard", "group=%u cannot send revision %llu to node %u: %s", self->group,
                      (unsigned long long)(message->first + gathered), node, sluice_status_text(status));
             break;

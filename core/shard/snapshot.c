@@ -13,6 +13,7 @@
 #define CHUNKS_IN_FLIGHT 4u
 #define CHUNK_ENTRIES    1024u
 #define ASK_AGAIN_NS     (500 * NS_PER_MS)
+#define REPAIR_NS        (50 * NS_PER_MS) /* a damaged entry is on its way from elsewhere */
 #define GIVE_UP_NS       (15 * NS_PER_S)
 /* While there is client work a transfer takes a tenth of the reactor's time and at most so many bytes a second. */
 #define BUSY_SHARE    9u
@@ -155,6 +156,8 @@ static enum sluice_status send_entries(struct replica *self, struct host__sendin
         buf_unref(entry.body);
         head.count++;
     }
+    if (status == SLUICE_CORRUPT && head.count > 0)
+        status = SLUICE_OK; /* up to there; the damaged one is met again with the next chunk */
     if (status == SLUICE_OK) {
         head.upto = sending->revision + head.count - 1;
         memcpy(message.data, &head, sizeof(head));
@@ -208,6 +211,10 @@ void snapshot__pump(struct replica *self, uint64_t now)
                now >= sending->pace_ns) {
             uint64_t began = host__now(self->host), bytes = self->host->figures.snapshot_bytes;
             enum sluice_status status = send_next(self, sending, now);
+            if (status == SLUICE_CORRUPT && repair__want(self, sending->revision)) {
+                sending->pace_ns = now + REPAIR_NS;
+                break;
+            }
             if (status != SLUICE_OK) {
                 LOG_WARN("shard", "group=%u the snapshot for node %u stops at revision %llu: %s", self->group,
                          sending->node, (unsigned long long)sending->revision, sluice_status_text(status));

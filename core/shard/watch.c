@@ -138,7 +138,18 @@ static void pump_reader(struct host__reader *reader, uint64_t now)
     bool full = sink_blocked(reader);
     while (!full && !reader->dead && reader->next_revision <= applied && read++ < READER_ENTRIES_MAX) {
         struct entry entry;
+        uint64_t next = 0;
         enum sluice_status status = versions_entry(replica->versions, reader->next_revision, &entry);
+        if (status == SLUICE_GONE && versions_next(replica->versions, reader->next_revision, &next) != SLUICE_CORRUPT) {
+            /* Left out were entries that made nothing, or what retention dropped. */
+            reader->next_revision = next > reader->next_revision ? next : applied + 1;
+            reader->next_operation = 0;
+            continue;
+        }
+        if (status == SLUICE_CORRUPT && repair__want(replica, reader->next_revision)) {
+            full = true; /* looked at again when it has come */
+            break;
+        }
         if (status != SLUICE_OK) {
             reader_end(reader, status == SLUICE_GONE ? SLUICE_GONE : status, "that part of the log is no longer kept");
             break;

@@ -178,7 +178,7 @@ void small_start(uint16_t id)
     };
     struct host_options options = small.options;
     options.seed = id;
-    options.store = small.store;
+    options.store = small.stores[id];
     options.pairs = (struct pairs_options){.node = id,
                                            .incarnation = ++node->incarnation,
                                            .lease_ns = 60 * SMALL_MS,

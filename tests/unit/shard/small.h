@@ -47,9 +47,9 @@ struct small {
     /* A look at each frame before it is delivered; false drops it. */
     bool (*filter)(struct small_frame *frame);
     bool memory_only;
-    uint64_t founders;     /* mask; 0: all */
-    uint64_t joined, lost; /* masks of nodes: see host_group */
-    struct store *store;
+    uint64_t founders;                         /* mask; 0: all */
+    uint64_t joined, lost;                     /* masks of nodes: see host_group */
+    struct store *stores[SMALL_NODES_MAX + 1]; /* NULL: in memory */
 };
 extern struct small small;
 
