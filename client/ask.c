@@ -240,7 +240,12 @@ void ask__route(struct ask *self)
         return;
     }
     bool anywhere = self->any_replica && !self->needs_leader;
-    struct peer *peer = route__choose(route, anywhere);
+    struct peer *peer = route__choose(route, anywhere, anywhere ? self->silent : 0);
+    if (peer == NULL && anywhere && self->silent != 0) {
+        /* All were silent once: they may have been slow. */
+        self->silent = 0;
+        peer = route__choose(route, true, 0);
+    }
     self->route = route;
     if (peer == NULL || (!anywhere && !scout && !list__empty(&route->parked)))
         park(self, scout);
@@ -260,6 +265,7 @@ void ask__start(struct ask *self)
     self->patience_ns = self->stream ? STREAM_PATIENCE_NS : PATIENCE_NS;
     self->busy_since_ns = 0;
     self->delay_ms = self->hops = self->turn = 0;
+    self->silent = 0;
     self->maybe_applied = self->needs_leader = self->scout = false;
     self->verdict = SLUICE_OK;
     ask__route(self);
@@ -357,7 +363,9 @@ static void wonder(struct ask *self, uint64_t now)
         return;
     }
     if (self->any_replica && !leads) {
-        self->needs_leader = true;
+        /* The leader may be as far away, so any other replica comes first: stable reads go on without a majority. */
+        if (self->peer != NULL)
+            self->silent |= UINT64_C(1) << self->peer->node;
         ask__lost(self);
         return;
     }

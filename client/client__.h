@@ -214,7 +214,7 @@ struct route *route__find(const struct sluice_client *self, uint32_t shard);
 /* The shard of a key; NULL: no live pool holds it, or the affinity does not compile. */
 struct route *route__of_key(const struct sluice_client *self, const char *key, size_t size);
 /* A connected peer for a request; NULL: none. */
-struct peer *route__choose(struct route *self, bool any_replica);
+struct peer *route__choose(struct route *self, bool any_replica, uint64_t silent);
 void route__park(struct route *self, struct ask *ask, bool first);
 /* Somebody leads: everyone who waited is sent there. */
 void route__leads(struct route *self, uint16_t node);
@@ -295,6 +295,7 @@ struct ask {
     uint32_t hops; /* redirections in a row */
     uint32_t turn;
     bool maybe_applied;
+    uint64_t silent;            /* nodes that let a stable read wait, by bits: others are asked first */
     bool needs_leader;          /* a replica could not answer a stable read */
     bool scout;                 /* sent to find out who leads */
     enum sluice_status verdict; /* not OK: answered with this at the next occasion */

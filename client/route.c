@@ -129,7 +129,7 @@ static struct peer *replica_peer(const struct route *self, const struct map_shar
     return peer != NULL && peer->link != NULL ? peer : NULL;
 }
 
-struct peer *route__choose(struct route *self, bool any_replica)
+struct peer *route__choose(struct route *self, bool any_replica, uint64_t silent)
 {
     const struct map_shard *shard = NULL;
     size_t count = replica_count(self, &shard);
@@ -141,7 +141,8 @@ struct peer *route__choose(struct route *self, bool any_replica)
     struct peer *found = NULL;
     for (size_t i = 0; i < count; i++) {
         struct peer *peer = replica_peer(self, shard, (first + i) % count);
-        if (peer != NULL && (found == NULL || (any_replica && peer->local && !found->local)))
+        if (peer != NULL && (silent >> peer->node & 1) == 0 &&
+            (found == NULL || (any_replica && peer->local && !found->local)))
             found = peer;
     }
     return found;
@@ -185,7 +186,7 @@ static void route_retry(struct timer *timer)
     struct route *self = LIST__OF(timer, struct route, retry);
     if (list__empty(&self->parked))
         return;
-    if (route__choose(self, false) == NULL)
+    if (route__choose(self, false, 0) == NULL)
         return;
     struct ask *ask = LIST__OF(self->parked.next, struct ask, link);
     /* Should its answer be long in coming, the next one goes. */

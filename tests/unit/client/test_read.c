@@ -130,6 +130,32 @@ Test(read, a_deleted_object_comes_with_the_version_of_its_tombstone)
     got_free(&got);
 }
 
+static unsigned survivor;
+
+static void survivor_answers(struct fake *node, struct fabric_link *link, const struct wire_header *header,
+                             const uint8_t *body)
+{
+    if (node->id == survivor)
+        has_it(node, link, header, body);
+}
+
+Test(read, a_stable_read_goes_on_while_any_one_replica_answers)
+{
+    struct bed bed;
+    struct got got = {0};
+    bed_open(&bed, 3, survivor_answers);
+    bed_idle(&bed, 50);
+    for (survivor = 1; survivor <= 3; survivor++) {
+        const struct sluice_get request = {.key = "farm/cow", .key_size = 8, .stable = true, .call.timeout_ms = 3000};
+        got.done = false;
+        sluice_get(bed.client, &request, got_answer, &got);
+        bed_run(&bed, &got.done, 4000);
+        cr_assert_eq(got.status, SLUICE_OK, "node %u would have answered", survivor);
+    }
+    bed_close(&bed);
+    got_free(&got);
+}
+
 static void followers_pass(struct fake *node, struct fabric_link *link, const struct wire_header *header,
                            const uint8_t *body)
 {
