@@ -67,7 +67,7 @@ class Place:
     """A network namespace with one address on the laboratory's bridge."""
 
     def __init__(self, name, number):
-        self.name, self.address = name, f"10.77.0.{number}"
+        self.name, self.number, self.address = name, number, f"10.77.0.{number}"
         self.weather = None
         sh(f"ip netns add {name} && ip link add name v{number} type veth peer name eth0 netns {name} && ip link set v{number} master lab up && "
            f"ip -n {name} addr add {self.address}/24 dev eth0 && ip -n {name} link set eth0 up && ip -n {name} link set lo up")
@@ -216,7 +216,8 @@ class Lab:
             process.kill(signal.SIGKILL)
         for place in (*self.all_places(), *(place for place, _ in self.verifiers.values())):
             place.end_weather()
-            sh(f"ip netns del {place.name}")
+            # The kernel takes its time with a namespace's devices; the next cluster wants the names at once.
+            sh(f"ip link del v{place.number} && ip netns del {place.name}")
         for path in self.mounts:
             sh(f"umount {path}")
 
