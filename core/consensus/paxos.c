@@ -122,7 +122,6 @@ enum sluice_status paxos_init(struct paxos *self, const struct paxos_options *op
             self->members.voters |= paxos_mask(options->replicas[i]);
         }
     self->compacted = recovered->compacted;
-    memset(slots, 0, options->window * sizeof(*slots));
     self->promised = self->promised_durable = recovered->promised;
     self->highest_seen = recovered->promised;
     self->heard_now_ns = now_ns;

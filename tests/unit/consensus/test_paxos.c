@@ -37,6 +37,7 @@ static void open_paxos(void)
     pairs_init(&pairs, &options, 0, 0);
     pairs_set_member(&pairs, 2, true);
     pairs_set_member(&pairs, 3, true);
+    memset(slots, 0, sizeof(slots));
     cr_assert_eq(paxos_init(&self, &group, &pairs, slots, &nothing, now), SLUICE_OK);
 }
 
