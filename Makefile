@@ -55,12 +55,13 @@ modules := $(patsubst %,$(out)/lambdas/%.so,$(lambdas))
 unit_programs := $(patsubst %,$(out)/tests/unit-%,$(units))
 fixtures := $(patsubst %.c,$(out)/%.so,$(wildcard tests/unit/*/fixtures/*.c)) # shared objects that tests load
 sim_program := $(if $(call sources,tests/sim),$(out)/tests/sim/sim)
+sim_paxos := $(out)/tests/sim/paxos/sim_paxos
 # Judges histories: linked by the simulator, and a program of its own.
 check_library := $(out)/tests/libcheck.a
 chaos_programs := $(out)/tests/chaos/load $(out)/tests/chaos/weather
-test_programs := $(unit_programs) $(sim_program) $(out)/tests/linear $(chaos_programs) $(addprefix $(out)/,$(single))
+test_programs := $(unit_programs) $(sim_program) $(sim_paxos) $(out)/tests/linear $(chaos_programs) $(addprefix $(out)/,$(single))
 
-.PHONY: all run deps test chaos kills unit units tests sim sim-campaign coverage mutants model bench demo fuzz fuzzers libraries format clean help
+.PHONY: all run deps test chaos kills unit units tests sim sim-paxos sim-campaign coverage mutants model bench demo fuzz fuzzers libraries format clean help
 all: libraries $(programs) $(modules) ## build the programs and the example lambdas (the default)
 libraries: $(libraries)
 tests: $(test_programs) ## build every test program
@@ -71,7 +72,7 @@ units: $(unit_programs)
 # Changed flags rebuild everything, and a removed source leaves its archive.
 stamp = $(shell mkdir -p $(dir $(1)); printf '%s\n' '$(2)' | cmp -s - $(1) || printf '%s\n' '$(2)' >$(1))
 $(call stamp,$(out)/flags,$(CC) $(CXX) $(cflags) $(cxxflags) $(LDFLAGS) $(libs))
-$(call stamp,$(out)/sources,$(call sources,$(folders) cli core/node/main gateway/main $(sort $(dir $(wildcard tests/*/*.c tests/*/main/*.c tests/unit/*/*.c)))))
+$(call stamp,$(out)/sources,$(call sources,$(folders) cli core/node/main gateway/main $(sort $(dir $(wildcard tests/*/*.c tests/*/main/*.c tests/sim/paxos/*.c tests/unit/*/*.c)))))
 
 $(out)/%.c.o: %.c $(out)/flags | $(proto_c)
 	$(call say,CC,$<)mkdir -p $(@D); $(CC) $(cflags) -c -o $@ $<
@@ -103,6 +104,7 @@ $(out)/sluice-gateway: $(call objects,gateway/main)
 $(check_library): $(call objects,tests/check)
 $(out)/tests/linear: $(call objects,tests/check/main) $(check_library)
 $(out)/tests/sim/sim: $(call objects,tests/sim) $(check_library)
+$(sim_paxos): $(call objects,tests/sim/paxos)
 # libsluice runs in simulated time, over a fabric of the simulator's own.
 $(out)/tests/sim/sim: LDFLAGS += -Wl,--wrap=clock_monotonic_ns,--wrap=clock_realtime_ns,--wrap=random_os
 $(out)/tests/unit-check: $(call objects,tests/unit/check) $(check_library)
@@ -162,6 +164,9 @@ unit: $(patsubst %,$(out)/tests/unit-%,$(or $(UNIT),$(units))) ## run the unit t
 sim_options = $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 sim: $(sim_program) ## run the simulator (SEED=, SEEDS= how many, STEPS=; ARGS=--verbose)
 	@exec $(sim_program) $(if $(SEEDS),--seeds $(SEEDS)) $(sim_options)
+
+sim-paxos: $(sim_paxos) ## run the simulator of consensus alone, much faster than the whole (SEED=, SEEDS=, STEPS=)
+	@exec $(sim_paxos) $(if $(SEEDS),--seeds $(SEEDS)) $(sim_options)
 
 sim-campaign: $(sim_program) ## run the simulator on ever new seeds for MINUTES=10 (SEED= to begin elsewhere than now)
 	@exec nice $(sim_program) --minutes $(or $(MINUTES),10) $(if $(SEED),,--seed $$(date +%s)000) $(sim_options)

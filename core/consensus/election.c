@@ -208,13 +208,33 @@ static bool would_promise(const struct paxos *self, const struct paxos_message *
     return !follows || !pairs_alive(self->pairs, self->leader, self->leader_incarnation, now);
 }
 
+/* A leader that stands again has given up what it led: its rounds only rise, and it stands for nothing while it leads;
+ * a late word of a former process tells nothing, and is not heard. Its beats go on arriving, so without this nobody
+ * would look for another leader where it can be heard and hears nobody. Whoever follows it has promised just that
+ * ballot. */
+static void note_abdication(struct step *step, const struct paxos_message *message)
+{
+    struct paxos *self = step->self;
+    if (self->role > PAXOS_PRECANDIDATE || self->leader != message->from || message->ballot <= self->promised ||
+        message->incarnation < self->leader_incarnation)
+        return;
+    self->acknowledged = 0;
+    become_follower(step, 0, 0);
+    election__timer(self, step->now, self->options.election_ns);
+}
+
 void election__prevote(struct step *step, const struct paxos_message *message)
 {
     struct paxos *self = step->self;
+    note_abdication(step, message);
     bool granted = would_promise(self, message, step->now);
     struct paxos_message *reply =
         paxos__send(step, message->from, PAXOS_PREVOTE_REPLY, granted ? message->ballot : self->promised);
     reply->granted = granted;
+    /* It was removed and does not know: a leader tells it, so that it asks no more. */
+    if (self->role == PAXOS_LEADER && self->leading && message->stable < self->members.index &&
+        (members__audience(self) & paxos_mask(message->from)) == 0)
+        leader__tell(step, message->from);
 }
 
 void election__prevote_reply(struct step *step, const struct paxos_message *message)
@@ -273,13 +293,15 @@ void election__prepare(struct step *step, const struct paxos_message *message)
         return;
     if (message->ballot == self->promised && self->role == PAXOS_FOLLOWER) {
         /* A further page, or the same again. */
-        if (self->promised_durable == self->promised)
+        if (self->promised_durable == self->promised && message->first > self->compacted)
             promise(step, message->from, message->first, message->stable);
         return;
     }
     /* The owner of the promised ballot itself asked the sender to stand: it holds no lease in this group any more. */
     bool released = message->transfer != 0 && message->transfer == self->promised;
-    if (message->ballot <= self->promised || (!released && protected_from(self, message->from, step->now))) {
+    /* What can't be fed can't be reported either: a candidate that lacks it would take the gap for nothing. */
+    if (message->ballot <= self->promised || message->first <= self->compacted ||
+        (!released && protected_from(self, message->from, step->now))) {
         struct paxos_message *reply = paxos__send(step, message->from, PAXOS_REJECT, self->promised);
         reply->granted = false;
         return;

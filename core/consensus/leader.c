@@ -19,8 +19,11 @@ static void accept(struct step *step, uint16_t node, bool with_entries)
     message->closed_index = self->closed_index;
     message->read = self->read_sequence;
     message->lost = follower->lost;
+    /* It takes no more than a window; what it had to leave would be waited for until it is sent again. */
+    uint64_t end = follower->next + self->options.window;
+    end = end <= self->last ? end : self->last + 1;
     for (uint64_t index = follower->next;
-         with_entries && index <= self->last && message->entry_count < PAXOS_MESSAGE_ENTRIES_MAX; index++) {
+         with_entries && index < end && message->entry_count < PAXOS_MESSAGE_ENTRIES_MAX; index++) {
         struct paxos_message_entry entry = {.ballot = self->ballot};
         if (index > self->stable) {
             const struct paxos_slot *slot = paxos__slot(self, index);
@@ -51,6 +54,25 @@ static bool snapshot_due(const struct paxos *self, const struct paxos_follower *
            self->stable - follower->match > self->options.behind_max;
 }
 
+/* A follower of whom nothing is known under this ballot. */
+static void meet(struct paxos *self, uint16_t node)
+{
+    struct paxos_follower *follower = &self->followers[node];
+    memset(follower, 0, sizeof(*follower));
+    follower->next = self->stable + 1;
+    follower->probing = true;
+}
+
+/* Learners come and go with what is wanted; one that was not fed until now begins with a question. */
+static void meet_new(struct paxos *self, uint64_t audience)
+{
+    for (uint64_t rest = audience; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        if (self->followers[node].next == 0)
+            meet(self, node);
+    }
+}
+
 /* Sends what the follower lacks, as far as its pace and one step's room for messages allow. */
 static void feed(struct step *step, uint16_t node)
 {
@@ -77,11 +99,23 @@ static void feed(struct step *step, uint16_t node)
 
 static void feed_all(struct step *step)
 {
-    for (uint64_t rest = members__audience(step->self); rest != 0; rest &= rest - 1) {
+    uint64_t audience = members__audience(step->self);
+    meet_new(step->self, audience);
+    for (uint64_t rest = audience; rest != 0; rest &= rest - 1) {
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
         if (!step->self->followers[node].probing)
             feed(step, node);
     }
+}
+
+void leader__tell(struct step *step, uint16_t node)
+{
+    struct paxos *self = step->self;
+    if (paxos_mask_count(members__audience(self)) >= PAXOS_AUDIENCE_MAX - 1)
+        return;
+    self->leaving |= paxos_mask(node);
+    meet(self, node);
+    feed(step, node);
 }
 
 bool leader__counts(const struct paxos *self, uint16_t node)
@@ -119,6 +153,7 @@ enum sluice_status leader__read(struct step *step)
     if (self->role != PAXOS_LEADER)
         return SLUICE_NOT_LEADER;
     self->read_sequence++;
+    meet_new(self, self->members.voters & ~paxos_mask(self->options.node));
     for (uint64_t rest = self->members.voters & ~paxos_mask(self->options.node); rest != 0; rest &= rest - 1)
         accept(step, (uint16_t)__builtin_ctzll(rest), false);
     reads_done(step);
@@ -208,15 +243,6 @@ uint64_t leader__end(const struct paxos *self)
         time = slot->time;
     }
     return self->last;
-}
-
-/* A follower of whom nothing is known under this ballot. */
-static void meet(struct paxos *self, uint16_t node)
-{
-    struct paxos_follower *follower = &self->followers[node];
-    memset(follower, 0, sizeof(*follower));
-    follower->next = self->stable + 1;
-    follower->probing = true;
 }
 
 /* Phase 1 is complete: the suffix is proposed again under the new ballot, and a no-op behind it opens the ballot. */
@@ -394,16 +420,6 @@ static uint64_t resend_at(const struct paxos *self, uint16_t node)
     if (follower->unanswered == UNANSWERED_MAX && self->pairs->peers[node].silent)
         return UINT64_MAX;
     return follower->sent_ns + (self->options.resend_ns << follower->unanswered);
-}
-
-/* Learners come and go with what is wanted; one that was not fed until now begins with a question. */
-static void meet_new(struct paxos *self, uint64_t audience)
-{
-    for (uint64_t rest = audience; rest != 0; rest &= rest - 1) {
-        uint16_t node = (uint16_t)__builtin_ctzll(rest);
-        if (self->followers[node].next == 0)
-            meet(self, node);
-    }
 }
 
 static bool quorum_heard(const struct paxos *self, uint64_t now)

@@ -173,7 +173,8 @@ static bool message_possible(const struct paxos *self, const struct paxos_messag
         return paxos_ballot_node(message->ballot) == message->from && message->first > 0;
     case PAXOS_PROMISE:
         for (uint32_t i = 0; i < message->entry_count; i++)
-            if (message->entries[i].ballot >= message->ballot && message->entries[i].ballot != UINT64_MAX)
+            /* Equal where a PREPARE came twice, and entries of the ballot between. */
+            if (message->entries[i].ballot > message->ballot && message->entries[i].ballot != UINT64_MAX)
                 return false;
         return message->first > 0 && paxos_ballot_node(message->ballot) == self->options.node;
     case PAXOS_ACCEPTED:

@@ -74,6 +74,8 @@ void election__leave_for(struct step *step, uint64_t ballot);
 void leader__begin(struct step *step);
 void leader__tick(struct step *step);
 enum sluice_status leader__propose(struct step *step);
+/* A node that was removed is fed until it knows. */
+void leader__tell(struct step *step, uint16_t node);
 void leader__accepted(struct step *step, const struct paxos_message *message);
 void leader__persisted(struct step *step);
 uint64_t leader__next_tick(const struct paxos *self);
