@@ -51,6 +51,7 @@ static struct {
     uint64_t latest_time_ns, unexpected; /* platform time; answers that no user should get */
     uint64_t good, bad;
     const char *probe_key;
+    uint64_t pause_ns;
 } load = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static volatile sig_atomic_t stopping;
@@ -115,7 +116,7 @@ static size_t write_request(struct client *self, const struct operation *operati
         snprintf(query, sizeof(query), "?at=%llu", (unsigned long long)operation->at);
     int at =
         snprintf(self->request, sizeof(self->request),
-                 "%s /v1/objects/%s%s HTTP/1.1\r\nHost: gateway\r\nSluice-Timeout: %ums\r\nContent-Length: %zu\r\n",
+                 "%s /v1/objects/%s%s HTTP/1.1\r\nHost: 127.0.0.1\r\nSluice-Timeout: %ums\r\nContent-Length: %zu\r\n",
                  methods[operation->kind], operation->key, query, TIMEOUT_MS - 1000, size);
     char *end = self->request + at;
     if (operation->kind == PUT_IF)
@@ -312,7 +313,11 @@ static void *prober(void *arg)
     struct client *self = arg;
     struct answer answer;
     struct operation operation = {.kind = PUT, .client = self->number};
-    snprintf(operation.key, sizeof(operation.key), "%s", load.probe_key);
+    /* One client has the key as it is: it is the one whose shard is known. */
+    if (self->number == 0)
+        snprintf(operation.key, sizeof(operation.key), "%s", load.probe_key);
+    else
+        snprintf(operation.key, sizeof(operation.key), "%s-%u", load.probe_key, self->number);
     for (uint64_t number = 1; !stopping; number++) {
         snprintf(operation.name, sizeof(operation.name), "p%u-%llu", self->number, (unsigned long long)number);
         size_t size = write_request(self, &operation);
@@ -322,8 +327,7 @@ static void *prober(void *arg)
         fprintf(load.history, "%llu %llu %d %lld\n", (unsigned long long)start, (unsigned long long)http_now_ns(),
                 answer.status, (long long)answer.shard);
         pthread_mutex_unlock(&load.lock);
-        if (answer.status != 200 && answer.status != 201)
-            sleep_ns(2000000);
+        sleep_ns(load.pause_ns);
     }
     return NULL;
 }
@@ -337,8 +341,8 @@ static void check_version(struct client *self, const char *key, unsigned long lo
     bool agrees = false;
     for (int i = 0; i < 20 && !agrees; i++) {
         int size = snprintf(self->request, sizeof(self->request),
-                            "GET /v1/objects/%s?version=%llu&consistency=stable HTTP/1.1\r\nHost: gateway\r\n\r\n", key,
-                            version);
+                            "GET /v1/objects/%s?version=%llu&consistency=stable HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+                            key, version);
         http_exchange(&self->http[0], self->request, (size_t)size, true, &answer);
         agrees = strcmp(name, "-") == 0 ? answer.status == 404 && strcmp(answer.code, "deleted") == 0
                                         : answer.status == 200 && value_is(answer.body, answer.body_size, found) &&
@@ -433,8 +437,9 @@ int main(int argc, char **argv)
         if (fclose(load.history) != 0)
             status = 1;
         printf("unexpected answers: %llu\n", (unsigned long long)load.unexpected);
-    } else if (argc >= 6 && strcmp(argv[1], "probe") == 0 && take_gateways(argv + 5) > 0) {
+    } else if (argc >= 7 && strcmp(argv[1], "probe") == 0 && take_gateways(argv + 6) > 0) {
         load.probe_key = argv[3];
+        load.pause_ns = strtoull(argv[5], NULL, 10) * 1000u;
         load.history = fopen(argv[2], "w");
         if (load.history == NULL)
             return 64;
