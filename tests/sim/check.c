@@ -33,6 +33,14 @@ static void check_entry(struct sim_node *node, uint32_t group, const struct entr
         log->entries = realloc(log->entries, log->capacity * sizeof(*log->entries));
     }
     log->entries[log->count++] = chosen;
+    if (entry->kind == ENTRY_MEMBERS) {
+        struct entry_members body;
+        if (entry->body == NULL || entry->body->size != sizeof(body))
+            sim_fail("revision %llu of group %u names members and is malformed", (unsigned long long)entry->index,
+                     group);
+        memcpy(&body, entry->body->data, sizeof(body));
+        sim_members_chosen(group, body.voters);
+    }
 }
 
 static void check_closed(struct sim_node *node, const struct replica *replica)
@@ -176,6 +184,8 @@ void sim_check_end(void)
         for (uint32_t id = 1; id <= sim.node_count; id++) {
             if (!(sim.placement[group].wanted >> id & 1))
                 continue;
+            if (!host_group_has(sim.nodes[id].host, group, NULL))
+                sim_fail("node %u has not joined group %u", id, group);
             uint64_t applied = versions_applied(host__replica(sim.nodes[id].host, group)->versions, NULL);
             if (applied != sim.logs[group].count)
                 sim_fail("liveness: node %u stands at revision %llu of %llu in group %u, long after the last fault", id,

@@ -173,9 +173,7 @@ void sim_node_start(struct sim_node *node)
     host_start(node->host);
     for (uint32_t id = 1; id <= sim.node_count; id++)
         host_peer_add(node->host, (uint16_t)id);
-    for (uint32_t group = 1; group <= sim.group_count; group++)
-        if (sim_holds(node, group))
-            sim_open_group(node, group);
+    sim_open_groups(node);
     sim_lambda_start(node);
     sim_node_round(node);
 }

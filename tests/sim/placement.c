@@ -36,7 +36,7 @@ bool sim_holds(const struct sim_node *node, uint32_t group)
     return (sim.placement[group].held & bit(node->id)) != 0;
 }
 
-void sim_open_group(struct sim_node *node, uint32_t group)
+static void open_group(struct sim_node *node, uint32_t group)
 {
     const struct sim_placement *placement = &sim.placement[group];
     struct host_group description = {.group = group,
@@ -63,6 +63,18 @@ void sim_open_group(struct sim_node *node, uint32_t group)
     }
 }
 
+void sim_open_groups(struct sim_node *node)
+{
+    for (uint32_t group = 1; group <= sim.group_count; group++) {
+        if (!sim_holds(node, group) && (sim.placement[group].wanted & bit(node->id))) {
+            sim.placement[group].held |= bit(node->id);
+            sim.placement[group].rejoined |= bit(node->id);
+        }
+        if (sim_holds(node, group))
+            open_group(node, group);
+    }
+}
+
 /* A node hears of a change of the map: it joins what it is to hold, and tells its replicas what is wanted. */
 static void hear(struct sim_event *event)
 {
@@ -76,7 +88,7 @@ static void hear(struct sim_event *event)
         if ((sim.placement[group].wanted & bit(node->id)) && !sim_holds(node, group)) {
             sim.placement[group].held |= bit(node->id);
             sim.placement[group].rejoined |= bit(node->id);
-            sim_open_group(node, group);
+            open_group(node, group);
         }
         host_set_map_epoch(node->host, sim.map->epoch);
         if (host_group_has(node->host, group, NULL))
@@ -103,7 +115,10 @@ void sim_placement_change(void)
     /* Mostly one change is done before the next; the map group sees to no more than that. */
     if (placement->members != placement->wanted && random_below(&sim.random, 8) != 0)
         return;
-    if (random_below(&sim.random, 3) != 0)
+    /* A process that gave the group up would have to take it up again as another replica; leaders count what they heard
+     * of the former one. */
+    bool gave_up = sim.nodes[in].gave_up[group] == sim.nodes[in].incarnation;
+    if (random_below(&sim.random, 3) != 0 && !gave_up)
         placement->wanted |= bit(in);
     if (random_below(&sim.random, 3) != 0 && (placement->wanted & bit(out)) && count > 1)
         placement->wanted &= ~bit(out);
@@ -136,6 +151,7 @@ void sim_placement_tick(void)
             if (!node->up || sim.now < node->paused_until || !(placement->held & ~placement->wanted & bit(id)))
                 continue;
             placement->held &= ~bit(id);
+            node->gave_up[group] = node->incarnation;
             sim_lambda_role(node, group, false);
             host_group_remove(node->host, group, true);
             sim_disk_forget(node, group);

@@ -45,6 +45,8 @@ static void draw(void)
         .stall = maybe(2000),
         .write_error = maybe(500),
         .damage = maybe(1000000),
+        .members = sim.memory_only || sim.node_count == 1 ? 0 : maybe(20000),
+        .transfer = sim.memory_only || sim.node_count == 1 ? 0 : maybe(20000),
         .slow_reader = maybe(20000),
         .full = maybe(1000),
         .disk_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 50 * NS_PER_MS : NS_PER_MS),
@@ -53,6 +55,8 @@ static void draw(void)
         .skew_ns = random_below(&sim.random, 100 * NS_PER_MS),
         .link_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 20 * NS_PER_MS : NS_PER_MS),
     };
+    /* The store's own facts, of members and of snapshots, can't be made again from entries alone. */
+    sim.keep_versions = sim.keep_versions || sim.faults.members != 0;
     if (random_below(&sim.random, 3) == 0) {
         /* A violent run: leaders come and go before they have told everybody anything. */
         sim.faults.crash = 3000 + (uint32_t)random_below(&sim.random, 15000);

@@ -66,6 +66,7 @@ struct sim_node {
     struct host *host;
     struct sim_lambda *lambda;
     struct versions *kept[SIM_GROUPS_MAX + 1]; /* while it is down: what its store held */
+    uint64_t gave_up[SIM_GROUPS_MAX + 1];      /* which of its processes gave the group up last */
     bool lost;                                 /* its log was found damaged: it begins without a vote */
     struct sim_disk disk;
     bool wake_set;
@@ -238,7 +239,8 @@ void sim_placement_tick(void);
 void sim_transfer(void);
 uint32_t sim_wanted(uint32_t group, uint16_t nodes[PAXOS_REPLICAS_MAX]);
 bool sim_holds(const struct sim_node *node, uint32_t group);
-void sim_open_group(struct sim_node *node, uint32_t group);
+/* What a process that starts is to hold. */
+void sim_open_groups(struct sim_node *node);
 void sim_members_chosen(uint32_t group, uint64_t members);
 
 /* map.c */
