@@ -374,7 +374,7 @@ void host_group_remove(struct host *self, uint32_t group, bool erase)
                 serve__lost(replica, &replica->pending[i]);
         for (uint32_t i = 0; i < replica->queued_count; i++)
             serve__not_leader(replica, replica->queued[i].who.link, replica->queued[i].who.request_id);
-        watch__end_all(replica, SLUICE_EPOCH_LOST, "this shard, or its epoch, has ended");
+        watch__end_all(replica, SLUICE_STALE_MAP, "this node holds the shard no more");
         if (replica->leading)
             self->env.role(self->env.arg, group, replica->epoch, false);
         if (erase) {

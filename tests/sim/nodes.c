@@ -65,6 +65,14 @@ static void env_caught_up(void *arg, uint32_t group, uint64_t epoch)
     host__replica(node->host, group)->paxos.options.amnesiac = false;
 }
 
+static void env_installed(void *arg, uint32_t group, uint64_t epoch)
+{
+    (void)arg;
+    (void)group;
+    (void)epoch;
+    sim.totals.snapshots++;
+}
+
 static void env_fatal(void *arg, enum sluice_status status, const char *what)
 {
     struct sim_node *node = arg;
@@ -145,6 +153,8 @@ void sim_node_start(struct sim_node *node)
                   .ceiling_ahead_ns = 250 * NS_PER_MS},
         .seed = random_next(&sim.random),
         .window = 64,
+        .leases_off = sim.leases_off,
+        .behind_max = sim.behind_max,
         .progress_ns = 50 * NS_PER_MS,
     };
     const struct host_env env = {
@@ -162,6 +172,7 @@ void sim_node_start(struct sim_node *node)
         .control = env_control,
         .role = env_role,
         .caught_up = env_caught_up,
+        .installed = env_installed,
         .fatal = env_fatal,
     };
     ASSERT(!node->up && host_create(&options, &env, &node->host) == SLUICE_OK);

@@ -55,6 +55,12 @@ static void draw(void)
         .skew_ns = random_below(&sim.random, 100 * NS_PER_MS),
         .link_ns_max = 1 + random_below(&sim.random, random_below(&sim.random, 3) == 0 ? 20 * NS_PER_MS : NS_PER_MS),
     };
+    sim.leases_off = random_below(&sim.random, 6) == 0;
+    if (sim.leases_off)
+        sim.faults.drift_ppm = (uint32_t)random_below(&sim.random, 200000);
+    sim.behind_max =
+        !sim.memory_only && random_below(&sim.random, 3) == 0 ? 70 + (uint32_t)random_below(&sim.random, 200) : 0;
+    sim.keep_versions = sim.keep_versions || sim.behind_max != 0;
     /* The store's own facts, of members and of snapshots, can't be made again from entries alone. */
     sim.keep_versions = sim.keep_versions || sim.faults.members != 0;
     if (random_below(&sim.random, 3) == 0) {
