@@ -53,6 +53,7 @@ static void env_role(void *arg, uint32_t group, uint64_t epoch, bool leading)
 {
     (void)epoch;
     sim.totals.elections += leading;
+    sim_say("node %u %s group %u", ((struct sim_node *)arg)->id, leading ? "leads" : "leads no more", group);
     sim_lambda_role(arg, group, leading);
 }
 
@@ -67,10 +68,9 @@ static void env_caught_up(void *arg, uint32_t group, uint64_t epoch)
 
 static void env_installed(void *arg, uint32_t group, uint64_t epoch)
 {
-    (void)arg;
-    (void)group;
     (void)epoch;
     sim.totals.snapshots++;
+    sim_say("node %u has a snapshot of group %u", ((struct sim_node *)arg)->id, group);
 }
 
 static void env_fatal(void *arg, enum sluice_status status, const char *what)
@@ -184,6 +184,7 @@ void sim_node_start(struct sim_node *node)
     host_start(node->host);
     for (uint32_t id = 1; id <= sim.node_count; id++)
         host_peer_add(node->host, (uint16_t)id);
+    sim_say("node %u starts as process %llu", node->id, (unsigned long long)node->incarnation);
     sim_open_groups(node);
     sim_lambda_start(node);
     sim_node_round(node);
@@ -194,6 +195,7 @@ void sim_node_crash(struct sim_node *node)
     ASSERT(node->up);
     node->up = false;
     sim.totals.crashes++;
+    sim_say("node %u ends", node->id);
     sim_links_of_node(node);
     sim_lambda_stop(node);
     for (uint32_t group = 1; sim.keep_versions && group <= sim.group_count; group++) {

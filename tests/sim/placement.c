@@ -115,14 +115,16 @@ void sim_placement_change(void)
     /* Mostly one change is done before the next; the map group sees to no more than that. */
     if (placement->members != placement->wanted && random_below(&sim.random, 8) != 0)
         return;
-    /* A process that gave the group up would have to take it up again as another replica; leaders count what they heard
-     * of the former one. */
-    bool gave_up = sim.nodes[in].gave_up[group] == sim.nodes[in].incarnation;
-    if (random_below(&sim.random, 3) != 0 && !gave_up)
+    /* Who gave the group up does not take it up again: without its former memory it would count as the member that a
+     * replica far behind remembers (the rule that a vote needs the log up to its node's latest addition is what is to
+     * stand against that, and can't where the addition is not in any log). */
+    if (random_below(&sim.random, 3) != 0 && (sim.again || sim.nodes[in].gave_up[group] == 0))
         placement->wanted |= bit(in);
     if (random_below(&sim.random, 3) != 0 && (placement->wanted & bit(out)) && count > 1)
         placement->wanted &= ~bit(out);
     sim.totals.placements++;
+    sim_say("group %u: wanted on %llx, members %llx", group, (unsigned long long)placement->wanted,
+            (unsigned long long)placement->members);
     sim_map_change();
     tell_all(group);
 }
@@ -136,6 +138,8 @@ void sim_members_chosen(uint32_t group, uint64_t members)
         sim_fail("members of group %u go from %llx to %llx: more than one at a time", group,
                  (unsigned long long)placement->members, (unsigned long long)members);
     sim.totals.member_changes += changed != 0;
+    sim_say("group %u: members %llx become %llx at revision %zu", group, (unsigned long long)placement->members,
+            (unsigned long long)members, sim.logs[group].count);
     placement->members = members;
 }
 
@@ -152,6 +156,7 @@ void sim_placement_tick(void)
                 continue;
             placement->held &= ~bit(id);
             node->gave_up[group] = node->incarnation;
+            sim_say("node %u gives group %u up", id, group);
             sim_lambda_role(node, group, false);
             host_group_remove(node->host, group, true);
             sim_disk_forget(node, group);
@@ -173,6 +178,7 @@ void sim_transfer(void)
             node->host, group,
             (uint16_t)(random_below(&sim.random, 2) == 0 ? 0 : 1 + random_below(&sim.random, sim.node_count)));
         sim.totals.transfers++;
+        sim_say("node %u is to hand group %u over", id, group);
         sim_node_round(node);
     }
 }

@@ -225,7 +225,8 @@ void sim_clear(void)
     sim_links_free();
     sim_world_free();
     sim_map_free();
-    bool verbose = sim.verbose;
+    bool verbose = sim.verbose, again = sim.again;
     memset(&sim, 0, sizeof(sim));
     sim.verbose = verbose;
+    sim.again = again;
 }

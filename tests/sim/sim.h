@@ -172,6 +172,7 @@ struct sim {
     struct sim_event **queue;
     size_t queue_count, queue_capacity;
     struct sim_totals totals; /* of this run */
+    bool again;               /* --again: nodes that gave a group up may be asked to take it up again */
     uint64_t trace;           /* a digest of everything that happened, to prove that a seed replays */
     bool verbose;
 };
@@ -180,6 +181,9 @@ extern struct sim sim;
 
 /* Says what is wrong, with the seed that shows it again, and ends. */
 _Noreturn void sim_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* With --verbose: what happens. */
+void sim_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* world.c: time and events. */
 struct sim_event *sim_after(uint64_t delay, void (*run)(struct sim_event *event), void *arg);

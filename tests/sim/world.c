@@ -22,6 +22,18 @@ void sim_fail(const char *format, ...)
     exit(1);
 }
 
+void sim_say(const char *format, ...)
+{
+    va_list arguments;
+    if (!sim.verbose)
+        return;
+    printf("%8.3f ", (double)sim.now / 1e6);
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    printf("\n");
+}
+
 static bool earlier(const struct sim_event *a, const struct sim_event *b)
 {
     return a->time != b->time ? a->time < b->time : a->number < b->number;
