@@ -1,6 +1,6 @@
 /* The simulator's command line: one seed, or many.
  *
- * sim [--seed N] [--seeds COUNT | --minutes M] [--steps EVENTS] [--verbose] [--again] */
+ * sim [--seed N] [--seeds COUNT | --minutes M] [--steps EVENTS] [--verbose] [--members [--again]] */
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -47,13 +47,11 @@ static void aborted(int number)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"seed", required_argument, NULL, 's'},
-                                            {"seeds", required_argument, NULL, 'n'},
-                                            {"minutes", required_argument, NULL, 'm'},
-                                            {"steps", required_argument, NULL, 't'},
-                                            {"verbose", no_argument, NULL, 'v'},
-                                            {"again", no_argument, NULL, 'a'},
-                                            {0}};
+    static const struct option options[] = {
+        {"seed", required_argument, NULL, 's'},    {"seeds", required_argument, NULL, 'n'},
+        {"minutes", required_argument, NULL, 'm'}, {"steps", required_argument, NULL, 't'},
+        {"verbose", no_argument, NULL, 'v'},       {"members", no_argument, NULL, 'p'},
+        {"again", no_argument, NULL, 'a'},         {0}};
     uint64_t seed = 1, seeds = 1, steps = 20000, done = 0;
     double minutes = 0, begin = seconds();
     struct sim_totals totals = {0};
@@ -69,6 +67,8 @@ int main(int argc, char **argv)
             steps = strtoull(optarg, NULL, 10);
         else if (option == 'v')
             sim.verbose = true;
+        else if (option == 'p')
+            sim.moving = true;
         else if (option == 'a')
             sim.again = true;
         else

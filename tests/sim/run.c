@@ -45,7 +45,7 @@ static void draw(void)
         .stall = maybe(2000),
         .write_error = maybe(500),
         .damage = maybe(1000000),
-        .members = sim.memory_only || sim.node_count == 1 ? 0 : maybe(20000),
+        .members = sim.memory_only || sim.node_count == 1 || !sim.moving ? 0 : maybe(20000),
         .transfer = sim.memory_only || sim.node_count == 1 ? 0 : maybe(20000),
         .slow_reader = maybe(20000),
         .full = maybe(1000),
@@ -225,8 +225,9 @@ void sim_clear(void)
     sim_links_free();
     sim_world_free();
     sim_map_free();
-    bool verbose = sim.verbose, again = sim.again;
+    bool verbose = sim.verbose, again = sim.again, moving = sim.moving;
     memset(&sim, 0, sizeof(sim));
     sim.verbose = verbose;
     sim.again = again;
+    sim.moving = moving;
 }

@@ -172,6 +172,7 @@ struct sim {
     struct sim_event **queue;
     size_t queue_count, queue_capacity;
     struct sim_totals totals; /* of this run */
+    bool moving;              /* --members: groups move between nodes */
     bool again;               /* --again: nodes that gave a group up may be asked to take it up again */
     uint64_t trace;           /* a digest of everything that happened, to prove that a seed replays */
     bool verbose;
