@@ -102,6 +102,7 @@ void election__start(struct step *step)
     if (self->options.amnesiac || !members__votes(self, self->options.node) ||
         protected_from(self, self->options.node, step->now)) {
         election__timer(self, step->now, self->options.election_ns / 8);
+        handover__resign(step);
         return;
     }
     struct paxos_members members;

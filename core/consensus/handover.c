@@ -78,6 +78,22 @@ void handover__if_unwanted(struct step *step)
     finish(step);
 }
 
+/* Who was removed can't stand for its own ballot again, and its process goes on beating: to the members that is a
+ * leader that lives, or at least one whose lease they granted. So it says to one after the other that it leads no more.
+ */
+void handover__resign(struct step *step)
+{
+    struct paxos *self = step->self;
+    uint64_t voters = self->members.voters;
+    if (self->role != PAXOS_FOLLOWER || self->leader != 0 || voters == 0 ||
+        paxos_ballot_node(self->promised) != self->options.node || members__votes(self, self->options.node))
+        return;
+    for (uint64_t skip = step->now / self->options.election_ns % paxos_mask_count(voters); skip > 0; skip--)
+        voters &= voters - 1;
+    (void)paxos__send(step, (uint16_t)__builtin_ctzll(voters), PAXOS_TRANSFER, self->promised);
+    election__timer(self, step->now, self->options.election_ns);
+}
+
 void handover__take(struct step *step, const struct paxos_message *message)
 {
     struct paxos *self = step->self;

@@ -52,6 +52,7 @@ enum sluice_status handover__begin(struct step *step);
 void handover__progress(struct step *step);
 /* The last voter that is not wanted is the leader itself. */
 void handover__if_unwanted(struct step *step);
+void handover__resign(struct step *step);
 void handover__take(struct step *step, const struct paxos_message *message);
 
 /* election.c */
