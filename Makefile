@@ -178,7 +178,7 @@ coverage: ## what the simulator reaches of core/consensus and core/shard (SEEDS=
 mutants: ## plant deliberate bugs one by one, and show that the simulators find them (ARGS="--quick NAME...")
 	@exec tests/sim/mutants/run $(BUILD) $(ARGS)
 
-model: ## check the models of leader change and leases with spin (ARGS=--quick)
+model: ## check the models of leader change, leases and members with spin (ARGS=--quick)
 	@scripts/deps build test
 	@exec core/consensus/model/run $(BUILD) $(ARGS)
 

@@ -27,7 +27,7 @@
 #else
 #define quorum_size (NODES / 2 + 1)
 #endif
-#define bits(m) ((m & 1) + ((m >> 1) & 1) + ((m >> 2) & 1) + ((m >> 3) & 1))
+#define bits(m) (((m) & 1) + (((m) >> 1) & 1) + (((m) >> 2) & 1) + (((m) >> 3) & 1))
 #define suffices(m) (bits(m) >= quorum_size)
 
 typedef slot {
