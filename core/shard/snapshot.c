@@ -27,7 +27,9 @@ struct host__sending {
     uint64_t revision; /* the next to be sent; 0: the receiver has not said where it stands */
     uint64_t end;      /* what was there when it began, and in a second lap what has come since */
     bool second_lap, finish_sent;
-    uint32_t flight; /* messages without an answer */
+    uint64_t acked;                  /* the receiver's position */
+    uint64_t upto[CHUNKS_IN_FLIGHT]; /* where the latest chunks end, the oldest at `chunks` modulo their number */
+    uint64_t chunks;
     uint64_t sent_ns, heard_ns, pace_ns;
 };
 
@@ -80,7 +82,6 @@ static void send(struct replica *self, struct host__sending *sending, const stru
     peers__send(self->host, sending->node, &header, parts, 2);
     self->host->figures.snapshot_bytes += message->size;
     sending->sent_ns = now;
-    sending->flight++;
 }
 
 static void send_bare(struct replica *self, struct host__sending *sending, struct peer_snapshot snapshot, uint64_t now)
@@ -95,7 +96,6 @@ static void send_bare(struct replica *self, struct host__sending *sending, struc
 static void ask(struct replica *self, struct host__sending *sending, uint64_t now)
 {
     sending->revision = 0;
-    sending->flight = 0;
     send_bare(self, sending, (struct peer_snapshot){.type = PEER_SNAPSHOT_BEGIN}, now);
 }
 
@@ -163,6 +163,7 @@ static enum sluice_status send_entries(struct replica *self, struct host__sendin
         memcpy(message.data, &head, sizeof(head));
         send(self, sending, &message, now);
         sending->revision += head.count;
+        sending->upto[sending->chunks++ % CHUNKS_IN_FLIGHT] = head.upto;
     }
     bytes_free(&message);
     return status;
@@ -193,6 +194,13 @@ static void pace(struct replica *self, struct host__sending *sending, uint64_t b
     sending->pace_ns = now + (by_time > by_bytes ? by_time : by_bytes);
 }
 
+/* It is this side's turn. Answers may come twice or never, so it is the position in them that counts. */
+static bool may_send(const struct host__sending *sending)
+{
+    return sending->revision != 0 && !sending->finish_sent &&
+           sending->upto[sending->chunks % CHUNKS_IN_FLIGHT] <= sending->acked;
+}
+
 void snapshot__pump(struct replica *self, uint64_t now)
 {
     for (struct host__sending *sending = self->sendings, *next; sending != NULL; sending = next) {
@@ -205,10 +213,9 @@ void snapshot__pump(struct replica *self, uint64_t now)
             end_transfer(self, sending, false);
             continue;
         }
-        if (sending->flight > 0 && now - sending->sent_ns > ASK_AGAIN_NS)
+        if (!may_send(sending) && now - sending->sent_ns > ASK_AGAIN_NS)
             ask(self, sending, now);
-        while (sending->revision != 0 && !sending->finish_sent && sending->flight < CHUNKS_IN_FLIGHT &&
-               now >= sending->pace_ns) {
+        while (may_send(sending) && now >= sending->pace_ns) {
             uint64_t began = host__now(self->host), bytes = self->host->figures.snapshot_bytes;
             enum sluice_status status = send_next(self, sending, now);
             if (status == SLUICE_CORRUPT && repair__want(self, sending->revision)) {
@@ -230,8 +237,7 @@ uint64_t snapshot__next_ns(const struct replica *self)
 {
     uint64_t due = UINT64_MAX;
     for (const struct host__sending *sending = self->sendings; sending != NULL; sending = sending->next) {
-        bool room = sending->revision != 0 && !sending->finish_sent && sending->flight < CHUNKS_IN_FLIGHT;
-        uint64_t at = room ? sending->pace_ns : sending->sent_ns + ASK_AGAIN_NS + 1;
+        uint64_t at = may_send(sending) ? sending->pace_ns : sending->sent_ns + ASK_AGAIN_NS + 1;
         due = at < due ? at : due;
     }
     return due;
@@ -251,13 +257,14 @@ void snapshot__acknowledged(struct replica *self, uint16_t from, const struct pe
         end_transfer(self, sending, ack->status == SLUICE_OK);
         return;
     }
-    sending->flight -= sending->flight > 0;
+    if (ack->position > sending->acked)
+        sending->acked = ack->position;
     if (sending->revision != 0 && ack->state != PEER_SNAPSHOT_BEHIND)
         return;
     /* It says where it stands: go on from there. */
-    sending->flight = 0;
     sending->finish_sent = false;
     sending->revision = ack->position + 1;
+    memset(sending->upto, 0, sizeof(sending->upto));
 }
 
 /* ---- At the receiver ---- */

@@ -73,7 +73,7 @@ static void start(void)
         small_start(id);
     uint8_t value[VALUE_BYTES];
     for (int i = 0; i < 10; i++) {
-        char key[8];
+        char key[16];
         snprintf(key, sizeof(key), "key%d", i);
         value_of(i, value);
         small_put(key, value, sizeof(value));

@@ -19,8 +19,10 @@ static bool look(struct small_frame *frame)
         return true;
     if (lose_one_in != 0 && random_below(&chance, lose_one_in) == 0)
         return false;
+    if (header.kind != PEER_SNAPSHOT)
+        return true;
     memcpy(&snapshot, frame->data + sizeof(header), sizeof(snapshot));
-    if (header.kind == PEER_SNAPSHOT && snapshot.type == PEER_SNAPSHOT_ENTRIES) {
+    if (snapshot.type == PEER_SNAPSHOT_ENTRIES) {
         entries_seen += snapshot.count;
         chunks_seen++;
     }
