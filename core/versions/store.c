@@ -111,6 +111,16 @@ void store_close(struct store *self)
     free(self);
 }
 
+bool store_empty(const struct store *self)
+{
+    rocksdb_iterator_t *iterator = rocksdb_create_iterator(self->cold.db, self->cold.walk);
+    size_t size;
+    rocksdb_iter_seek(iterator, "S", 1);
+    bool holds = rocksdb_iter_valid(iterator) && rocksdb_iter_key(iterator, &size)[0] == 'S';
+    rocksdb_iter_destroy(iterator);
+    return !holds;
+}
+
 int store_fd(const struct store *self)
 {
     return self->news_fd;

@@ -156,6 +156,8 @@ struct store_options {
 };
 enum sluice_status store_open(const struct store_options *options, struct store **out, char *error,
                               size_t error_size) SLUICE_MUST_CHECK;
+/* Does it hold nothing of any group? */
+bool store_empty(const struct store *self);
 /* Waits for the index thread, flushes, closes. All versions must be destroyed before. */
 void store_close(struct store *self);
 /* Readable when store_poll has news. */

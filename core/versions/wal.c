@@ -55,6 +55,7 @@ static void release(struct wal *self)
     free(self->released.items);
     free(self->ceilings.items);
     free(self->forgotten.items);
+    free(self->mended.items);
     self->device.close(self->device.context);
     pthread_cond_destroy(&self->keeper_work);
     pthread_cond_destroy(&self->ready_changed);
@@ -92,11 +93,25 @@ static enum sluice_status prepare_first(struct wal *self, char *error, size_t er
     self->keeper_wanted = self->current == NULL;
     wal__keep(self);
     enum sluice_status status = self->current == NULL && self->ready_count == 0 ? self->keeper_error : SLUICE_OK;
-    self->checkpoint_due = wal__mark_dying(self);
+    self->checkpoint_due = wal__mark_dying(self) || self->cut;
     pthread_mutex_unlock(&self->mutex);
     if (status != SLUICE_OK)
         snprintf(error, error_size, "the log's first segment of %llu bytes cannot be made: %s",
                  (unsigned long long)self->device.segment_bytes, sluice_status_text(status));
+    return status;
+}
+
+/* Before anything else happens it is durable which segments still count and that every group may have lost something.
+ */
+static enum sluice_status settle_damage(struct wal *self, char *error, size_t error_size)
+{
+    wal__write_batch(self, 0);
+    enum sluice_status status = (enum sluice_status)atomic_load(&self->error);
+    if (status == SLUICE_OK && atomic_load(&self->holds))
+        status = SLUICE_STORAGE_FULL;
+    if (status != SLUICE_OK)
+        snprintf(error, error_size, "that the log was damaged cannot be written to it: %s", sluice_status_text(status));
+    self->cut = false;
     return status;
 }
 
@@ -114,6 +129,8 @@ enum sluice_status wal_open(const struct wal_options *options,
     }
     self->device = options->device;
     self->thread = options->thread;
+    self->damaged = options->damaged;
+    self->known = options->known;
     self->completed_fd = -1;
     pthread_mutex_init(&self->mutex, NULL);
     pthread_cond_init(&self->keeper_work, NULL);
@@ -132,6 +149,8 @@ enum sluice_status wal_open(const struct wal_options *options,
         status = prepare_first(self, error, error_size);
     if (status == SLUICE_OK && self->log == 0)
         self->log = random_os() | 1;
+    if (status == SLUICE_OK && self->cut)
+        status = settle_damage(self, error, error_size);
     if (status == SLUICE_OK && self->thread)
         status = start_threads(self);
     if (status != SLUICE_OK) {
@@ -148,15 +167,19 @@ void wal_close(struct wal *self)
         return;
     wal_submit(self);
     if (self->thread) {
-        while (!queue_push(self->submitted, &wal__stop))
+        /* What waits for room is waited for no longer: it was never acknowledged. */
+        while (!queue_push(self->submitted, &wal__stop) && !atomic_load(&self->holds))
             nanosleep(&(struct timespec){.tv_nsec = QUEUE_FULL_WAIT_NS}, NULL);
+        while (!atomic_load(&self->ended) && !atomic_load(&self->holds))
+            nanosleep(&(struct timespec){.tv_nsec = QUEUE_FULL_WAIT_NS}, NULL);
+        atomic_store(&self->closing, true);
         pthread_join(self->persist_thread, NULL);
         self->stop_seen = false;
     }
     while (wal__write_batch(self, 0))
         continue;
     /* After it the last batch is no longer the last one: if it is found damaged, that was no torn write. */
-    if (self->sequence > 0)
+    if (self->sequence > 0 && !atomic_load(&self->holds))
         wal__write_batch(self, WAL_BATCH_CLOSING);
     if (self->thread)
         stop_keeper(self);
@@ -179,7 +202,7 @@ enum sluice_status wal_append(struct wal *self, const struct wal_record *record)
     enum sluice_status error = (enum sluice_status)atomic_load_explicit(&self->error, memory_order_relaxed);
     if (error != SLUICE_OK)
         return error;
-    ASSERT(record->type >= WAL_ENTRY && record->type <= WAL_STABLE);
+    ASSERT((record->type >= WAL_ENTRY && record->type <= WAL_STABLE) || (uint32_t)record->type == WAL__WHOLE);
     struct wal__submission *pending = self->pending;
     if (pending == NULL) {
         pending = submission_get(self);
@@ -213,16 +236,19 @@ uint64_t wal_submit(struct wal *self)
     struct wal__submission *pending = self->pending;
     if (pending == NULL || pending->count == 0)
         return self->ticket;
-    pending->ticket = ++self->ticket;
-    self->pending = NULL;
+    pending->ticket = self->ticket + 1;
     /* Thousands of submissions ahead of the disk: this is the back-pressure. */
     while (!queue_push(self->submitted, pending)) {
+        /* While there is no room on the disk more is gathered under this same ticket. */
+        if (atomic_load(&self->holds))
+            return self->ticket + 1;
         if (self->thread)
             nanosleep(&(struct timespec){.tv_nsec = QUEUE_FULL_WAIT_NS}, NULL);
         else
             wal__write_batch(self, 0);
     }
-    return self->ticket;
+    self->pending = NULL;
+    return ++self->ticket;
 }
 
 int wal_fd(const struct wal *self)
@@ -264,6 +290,29 @@ void wal_release(struct wal *self, uint32_t group, uint64_t revision)
     pthread_mutex_unlock(&self->mutex);
     if (due && self->thread)
         (void)!queue_push(self->submitted, &wal__nudge); /* full: it is awake */
+}
+
+bool wal_lost(struct wal *self, uint32_t group)
+{
+    pthread_mutex_lock(&self->mutex);
+    const struct wal__row *row = wal__rows_find(&self->mended, group);
+    bool lost = self->lost_at != 0 && (row == NULL || row->value < self->lost_at);
+    pthread_mutex_unlock(&self->mutex);
+    return lost;
+}
+
+enum sluice_status wal_mend(struct wal *self, uint32_t group, uint64_t epoch)
+{
+    pthread_mutex_lock(&self->mutex);
+    const struct wal_record record = {
+        .type = (enum wal_record_type)WAL__WHOLE, .group = group, .epoch = epoch, .ballot = self->lost_at};
+    pthread_mutex_unlock(&self->mutex);
+    return record.ballot == 0 ? SLUICE_OK : wal_append(self, &record);
+}
+
+bool wal_full(const struct wal *self)
+{
+    return atomic_load(&self->full) || atomic_load(&self->holds);
 }
 
 bool wal_wants_flush(const struct wal *self)

@@ -3,7 +3,9 @@
  *
  * What is written is a sequence of batches of records, each checksummed; what was submitted while a write was under way
  * is one contiguous write: one group commit. After a crash a last batch that is torn is dropped whole: nothing in it
- * was acknowledged. Bad bytes with a good batch after them are CORRUPT, reported with segment and offset. The encoding
+ * was acknowledged. Bad bytes with a good batch after them, a missing or swapped segment, a batch in a wrong place, one
+ * that was never written though its successor was, and a segment that cannot be read are damage, reported with segment
+ * and offset. What this file alone cannot tell from a torn end is the loss of its very end. The encoding
  * and the recovery scan are pure and work on a `wal_device`, so the simulator runs them over a disk of its own. */
 #ifndef VERSIONS_WAL_H
 #define VERSIONS_WAL_H
@@ -32,8 +34,10 @@ struct wal_record {
 };
 
 /* Segments by number on something that keeps bytes. create, recycle, remove and write return when their outcome is
- * durable, and what list and read show is durable too. read and write: 4 KiB multiples, aligned memory. With
- * wal_options.thread they are called from two threads, for different segments. Real: wal_device_open_directory. */
+ * durable, and what list and read show is durable too. STORAGE_FULL of create and of a write beyond a segment's end:
+ * nothing was written, and it may be tried again; any other failure is final. read and write: 4 KiB multiples, aligned
+ * memory. With wal_options.thread they are called from two threads, for different segments. Real:
+ * wal_device_open_directory. */
 struct wal_device {
     void *context;
     uint64_t segment_bytes;
@@ -59,18 +63,40 @@ struct wal_device {
 enum sluice_status wal_device_open_directory(const char *path, uint64_t segment_bytes, struct wal_device *out,
                                              char *error, size_t error_size) SLUICE_MUST_CHECK;
 
+/* Where the log is not what was written. */
+struct wal_damage {
+    uint64_t segment, offset;
+    const char *what; /* borrowed */
+};
+
 struct wal;
 struct wal_options {
     struct wal_device device; /* taken; closed by wal_close */
     bool thread;              /* false: wal_flush does the work in the caller (tests, simulator) */
+    /* Called for each damage that is found, before the records. NULL: damage is an error (CORRUPT, or what reading
+     * gave): right for who has no peer to be repaired from. */
+    void (*damaged)(void *arg, const struct wal_damage *damage);
+    bool known; /* the device has held a log before: if it is empty, that is damage */
 };
 /* Opens and replays: `replay` is called for each surviving record in order (the record's references are the callee's to
- * take with buf_ref). */
+ * take with buf_ref).
+ *
+ * After damage: entries and hints come from before the first damage alone, so that what comes is a state that was once
+ * durable; of what is whole behind it come promises (an entry's ballot too), ceilings and forgotten groups. Any group
+ * may have lost records: a lost batch does not say whose they were. VERSION: a later release wrote it. */
 enum sluice_status wal_open(const struct wal_options *options,
                             void (*replay)(void *arg, const struct wal_record *record), void *arg, struct wal **out,
                             char *error, size_t error_size) SLUICE_MUST_CHECK;
 /* Writes what is queued, stops the thread. */
 void wal_close(struct wal *self);
+/* May the group have lost records? So it is for every group once damage was found, over any number of starts, until
+ * wal_mend: its replica must not vote meanwhile. */
+bool wal_lost(struct wal *self, uint32_t group);
+/* Queues the record that says that the group's replica has been made whole by its peers (or is new here). */
+enum sluice_status wal_mend(struct wal *self, uint32_t group, uint64_t epoch) SLUICE_MUST_CHECK;
+/* The disk has no room for the next segment. What was submitted waits and is written once there is room; the node
+ * should take no further writes. */
+bool wal_full(const struct wal *self);
 
 /* Queues a record (its body gets a further reference). Reactor only. Everything appended before a wal_submit is one
  * batch, later batches may be joined. */

@@ -16,6 +16,7 @@
 #define WAL_READY_MAX      2u /* segments prepared ahead */
 #define WAL_FLUSH_SEGMENTS 4u /* so many in use: the store should be flushed */
 #define WAL_SUBMIT_RECORDS 16u
+#define WAL_FULL_RETRY_NS  250000000
 
 /* Sorted by group (or node). */
 struct wal__row {
@@ -39,13 +40,26 @@ struct wal__segment {
     bool left_out;                          /* of the checkpoint that is being written: goes once that is durable */
     /* Recovery: */
     bool live;
+    bool ends;               /* its last batch says that another segment follows */
+    uint32_t follower;       /* the lower half of that one's number */
+    bool unread;             /* not all of it could be read */
     uint64_t later_sequence; /* the highest one of a batch header beyond `end`; 0: none */
+    uint64_t stray_sequence; /* the same of a batch that belongs elsewhere */
+    uint64_t stray_log;
 };
 
 struct wal__submission {
     uint64_t ticket;
     uint32_t count, capacity, done;
     struct wal_record records[];
+};
+
+/* What the batch in the making holds. */
+struct wal__gathered {
+    uint32_t records;
+    uint64_t payload;
+    uint64_t ticket;      /* complete once the batch is written; 0: none */
+    uint32_t checkpoints; /* records of a checkpoint; 0: none */
 };
 
 struct wal {
@@ -63,7 +77,11 @@ struct wal {
     atomic_int error; /* enum sluice_status; the first one stays */
     atomic_bool rung;
     int completed_fd;
+    atomic_bool closing; /* nobody waits for room any more */
+    atomic_bool ended;   /* the persist thread has seen its end */
     atomic_bool wants_flush;
+    atomic_bool full;  /* no segment could be made for want of room */
+    atomic_bool holds; /* a whole batch in `buffer` waits for room */
     atomic_uint_fast64_t bytes_written, bytes_payload, batches, records;
 
     /* The persist thread's. */
@@ -72,6 +90,9 @@ struct wal {
     struct wal__submission *taken; /* partly encoded */
     uint64_t sequence;             /* of the last batch written */
     bool stop_seen;
+    struct wal__gathered held; /* of the batch in `buffer` */
+    uint32_t held_flags;
+    size_t held_body; /* its size before it was rounded up */
 
     /* Shared. */
     pthread_mutex_t mutex;
@@ -83,6 +104,7 @@ struct wal {
     struct wal__segment *current;
     uint32_t segment_count;
     bool checkpoint_due;
+    bool cut;                      /* what follows the damage found at the start is dropped; the next batch says so */
     struct wal__segment *spare;    /* to be recycled or removed */
     uint64_t ready[WAL_READY_MAX]; /* numbers of segments that may be written */
     uint32_t ready_count;
@@ -92,6 +114,10 @@ struct wal {
     struct wal__rows released;  /* group → revision */
     struct wal__rows ceilings;  /* node → ceiling */
     struct wal__rows forgotten; /* group → sequence of the batch */
+    struct wal__rows mended;    /* group → the damage that it has got over */
+    uint64_t lost_at;           /* the sequence after the latest damage; 0: none was ever found */
+    void (*damaged)(void *arg, const struct wal_damage *damage);
+    bool known;
 };
 
 /* In the queue: the persist thread ends; it looks whether a checkpoint is due. */
@@ -111,7 +137,9 @@ enum sluice_status wal__note(struct wal *self, struct wal__segment *segment, uin
                              const struct wal_record *record) SLUICE_MUST_CHECK;
 /* Marks what nobody needs any more; true when a checkpoint is due for it. */
 bool wal__mark_dying(struct wal *self);
-enum sluice_status wal__checkpoint_encode(struct wal *self, struct wal_buffer *buffer) SLUICE_MUST_CHECK;
+/* Adds to `records` how many it wrote. */
+enum sluice_status wal__checkpoint_encode(struct wal *self, struct wal_buffer *buffer,
+                                          uint32_t *records) SLUICE_MUST_CHECK;
 /* The checkpoint is durable: what it left out goes to the keeper. */
 void wal__bury(struct wal *self);
 /* What the fresh batch holds is held by this segment. */
@@ -121,6 +149,8 @@ enum sluice_status wal__merge_fresh(struct wal *self, struct wal__segment *segme
 void *wal__keeper_run(void *arg);
 /* Does what there is to do; under the mutex, which it gives up during I/O. */
 void wal__keep(struct wal *self);
+/* Without a thread: tries again to prepare a segment for which there was no room. */
+void wal__retry_full(struct wal *self);
 /* A segment that may be written; waits for the keeper. Under the mutex. */
 enum sluice_status wal__next_segment(struct wal *self, uint64_t *number) SLUICE_MUST_CHECK;
 

@@ -46,9 +46,9 @@ static void segment_name(uint64_t number, char out[NAME_BYTES])
 static enum sluice_status failure(const char *what, uint64_t number)
 {
     int error = errno;
-    LOG_ERROR("wal", "%s segment %" PRIu64 ": %s", what, number, strerror(error));
     if (error == ENOSPC || error == EDQUOT)
-        return SLUICE_STORAGE_FULL;
+        return SLUICE_STORAGE_FULL; /* the log says so once, and tries again */
+    LOG_ERROR("wal", "%s segment %" PRIu64 ": %s", what, number, strerror(error));
     return error == ENOENT ? SLUICE_NOT_FOUND : SLUICE_IO;
 }
 
@@ -239,19 +239,28 @@ static enum sluice_status device_read(void *context, uint64_t number, uint64_t o
 
 static enum sluice_status device_write(void *context, uint64_t number, uint64_t offset, const void *data, uint32_t size)
 {
-    int fd = file_of(context, number);
+    struct directory *self = context;
+    int fd = file_of(self, number);
     uint32_t done = 0;
     if (fd < 0)
         return failure("opening", number);
     ASSERT(offset % WAL_BLOCK_BYTES == 0 && size % WAL_BLOCK_BYTES == 0);
+    if (offset + size > self->segment_bytes) {
+        int reserved = posix_fallocate(fd, (off_t)offset, size);
+        if (reserved != 0) {
+            errno = reserved;
+            return failure("making longer", number);
+        }
+    }
     while (done < size) {
         ssize_t written = pwrite(fd, (const uint8_t *)data + done, size - done, (off_t)(offset + done));
         if (written < 0 && errno == EINTR)
             continue;
-        if (written >= 0 && written < WAL_BLOCK_BYTES)
-            errno = EIO;
-        if (written < WAL_BLOCK_BYTES)
-            return failure("writing", number);
+        if (written < WAL_BLOCK_BYTES) {
+            /* Its room was reserved, so even "no space" is a failed write: it is not known what of it is there. */
+            LOG_ERROR("wal", "writing segment %" PRIu64 ": %s", number, strerror(written < 0 ? errno : EIO));
+            return SLUICE_IO;
+        }
         /* A write that was cut short goes on at a block's start: what is written twice is the same. */
         done += (uint32_t)written - (uint32_t)written % WAL_BLOCK_BYTES;
     }

@@ -168,7 +168,9 @@ enum sluice_status wal_decode(const struct wal_record_header *header, const uint
     struct wal_words words;
     if (header->type == WAL_ENTRY)
         return decode_entry(data, header->size, out);
-    if (header->type < WAL_PROMISE || header->type > WAL_STABLE || header->size != sizeof(words))
+    bool known = (header->type >= WAL_PROMISE && header->type <= WAL_STABLE) || header->type == WAL__LOST ||
+                 header->type == WAL__WHOLE;
+    if (!known || header->size != sizeof(words))
         return SLUICE_CORRUPT;
     memcpy(&words, data, sizeof(words));
     *out = (struct wal_record){

@@ -13,8 +13,12 @@
 #define WAL_BATCH_MAGIC 0x31424c53u /* "SLB1" */
 #define WAL_BATCH_BYTES_MAX                                                                                            \
     (WAL_GATHER_BYTES + ENTRY_BODY_BYTES_MAX + (16u << 20)) /* the last: what a checkpoint may take */
-#define WAL_GATHER_BYTES  (4u << 20)                        /* a batch takes no further record beyond this */
-#define WAL_BATCH_CLOSING 1u                                /* the last one of a log that was closed in order */
+#define WAL_GATHER_BYTES (4u << 20)                         /* a batch takes no further record beyond this */
+/* flags: the batch needs a reader of this format at least. 0: the first one; 1: it may hold WAL__LOST and WAL__WHOLE.
+ */
+#define WAL_BATCH_FORMAT(flags) ((flags) >> 24)
+#define WAL_FORMAT              1u
+#define WAL_BATCH_CLOSING       1u /* the last one of a log that was closed in order */
 
 struct wal_batch_header {
     uint32_t magic;
@@ -31,6 +35,10 @@ struct wal_batch_header {
 };
 _Static_assert(sizeof(struct wal_batch_header) == 64 && offsetof(struct wal_batch_header, sequence) == 24,
                "frozen layout");
+
+/* An empty batch that ends a segment; its record_count is the number (its lower half) of the segment that follows, so
+ * that this one is missed if it is not there. */
+#define WAL_BATCH_NEXT 2u
 
 /* Before each record; the data is padded to 8 bytes. */
 struct wal_record_header {
@@ -52,6 +60,10 @@ _Static_assert(sizeof(struct wal_words) == 24, "frozen layout");
 /* Written before segments are recycled: which ones still count, and what would have been lost with the others. Data:
  * this, then wal_checkpoint_segment and wal_words items. */
 #define WAL__CHECKPOINT 64
+/* Words of the log's own. LOST: damage was found; what came before the batch numbered `ballot` may be incomplete.
+ * WHOLE: the group has got over the damage of that number. */
+#define WAL__LOST  65
+#define WAL__WHOLE 66
 struct wal_checkpoint {
     uint32_t segment_count;
     uint32_t promise_count; /* group, epoch, ballot: the highest one promised or accepted under */

@@ -1,6 +1,7 @@
 /* The keeper: prepares segments ahead of need, and recycles those that nobody needs, so that no write waits for either.
  */
 #include <stdlib.h>
+#include <time.h>
 
 #include "core/base/log.h"
 #include "core/versions/wal__.h"
@@ -9,6 +10,8 @@ static void add_ready(struct wal *self, uint64_t number)
 {
     self->ready[self->ready_count++] = number;
     self->keeper_wanted = false;
+    if (atomic_exchange(&self->full, false))
+        LOG_WARN("wal", "the disk has room for another segment again");
     pthread_cond_broadcast(&self->ready_changed);
 }
 
@@ -47,12 +50,25 @@ void wal__keep(struct wal *self)
             } else {
                 self->keeper_wanted = false;
                 self->keeper_error = status;
+                if (status == SLUICE_STORAGE_FULL && !atomic_exchange(&self->full, true))
+                    LOG_WARN("wal", "the disk has no room for another segment of %llu bytes",
+                             (unsigned long long)self->device.segment_bytes);
                 pthread_cond_broadcast(&self->ready_changed);
             }
         } else {
             return;
         }
     }
+}
+
+void wal__retry_full(struct wal *self)
+{
+    if (!atomic_load(&self->full))
+        return;
+    pthread_mutex_lock(&self->mutex);
+    self->keeper_wanted = true;
+    wal__keep(self);
+    pthread_mutex_unlock(&self->mutex);
 }
 
 void *wal__keeper_run(void *arg)
@@ -63,7 +79,17 @@ void *wal__keeper_run(void *arg)
         wal__keep(self);
         if (self->keeper_stop)
             break;
-        pthread_cond_wait(&self->keeper_work, &self->mutex);
+        if (!atomic_load(&self->full)) {
+            pthread_cond_wait(&self->keeper_work, &self->mutex);
+            continue;
+        }
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += WAL_FULL_RETRY_NS;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        if (pthread_cond_timedwait(&self->keeper_work, &self->mutex, &until) != 0)
+            self->keeper_wanted = true;
     }
     pthread_mutex_unlock(&self->mutex);
     return NULL;

@@ -104,13 +104,21 @@ static enum sluice_status note_forget(struct wal *self, uint64_t sequence, const
     for (struct wal__segment *segment = self->segments; segment != NULL; segment = segment->next)
         forget_in(segment, record);
     forget_in(&self->fresh, record);
-    return wal__rows_raise(&self->forgotten, record->group, record->epoch, sequence);
+    enum sluice_status status = SLUICE_OK;
+    if (self->lost_at != 0) /* who begins anew has nothing to lose */
+        status = wal__rows_raise(&self->mended, record->group, 0, self->lost_at);
+    return status != SLUICE_OK ? status : wal__rows_raise(&self->forgotten, record->group, record->epoch, sequence);
 }
 
 enum sluice_status wal__note(struct wal *self, struct wal__segment *segment, uint64_t sequence,
                              const struct wal_record *record)
 {
     enum sluice_status status;
+    uint32_t type = record->type;
+    if (type == WAL__LOST && record->ballot > self->lost_at)
+        self->lost_at = record->ballot;
+    if (type == WAL__WHOLE)
+        return wal__rows_raise(&self->mended, record->group, 0, record->ballot);
     switch (record->type) {
     case WAL_ENTRY:
         status = wal__rows_raise(&segment->highest, record->group, record->epoch, record->entry.index);
@@ -182,7 +190,25 @@ static void expire_forgotten(struct wal *self)
             self->forgotten.items[i].value = 0;
 }
 
-enum sluice_status wal__checkpoint_encode(struct wal *self, struct wal_buffer *buffer)
+/* Damage that was found, and who has got over it, outlive their segments beside the checkpoint. */
+static enum sluice_status encode_lost(struct wal *self, struct wal_buffer *buffer, uint32_t *records)
+{
+    const struct wal_record lost = {.type = (enum wal_record_type)WAL__LOST, .ballot = self->lost_at};
+    enum sluice_status status = wal_encode(buffer, &lost);
+    ++*records;
+    for (uint32_t i = 0; i < self->mended.count && status == SLUICE_OK; i++) {
+        const struct wal__row *row = &self->mended.items[i];
+        const struct wal_record whole = {
+            .type = (enum wal_record_type)WAL__WHOLE, .group = row->group, .ballot = row->value};
+        if (row->value < self->lost_at)
+            continue;
+        status = wal_encode(buffer, &whole);
+        ++*records;
+    }
+    return status;
+}
+
+enum sluice_status wal__checkpoint_encode(struct wal *self, struct wal_buffer *buffer, uint32_t *records)
 {
     expire_forgotten(self);
     for (struct wal__segment *segment = self->segments; segment != NULL; segment = segment->next)
@@ -218,7 +244,8 @@ enum sluice_status wal__checkpoint_encode(struct wal *self, struct wal_buffer *b
     uint8_t *same;
     status = wal_encode_raw(buffer, WAL__CHECKPOINT, size, &same);
     ASSERT(status == SLUICE_OK && same == data);
-    return SLUICE_OK;
+    ++*records;
+    return self->lost_at == 0 ? SLUICE_OK : encode_lost(self, buffer, records);
 }
 
 void wal__bury(struct wal *self)

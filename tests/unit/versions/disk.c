@@ -64,6 +64,8 @@ static enum sluice_status create(void *context, uint64_t number)
     struct disk *self = context;
     cr_assert_null(disk_find(self, number), "segment %llu is there already", (unsigned long long)number);
     cr_assert_lt(self->count, DISK_SEGMENTS_MAX);
+    if (self->room != 0 && self->count >= self->room)
+        return SLUICE_STORAGE_FULL;
     if (!goes_through(self))
         return self->failure;
     self->segments[self->count++] =
@@ -104,6 +106,8 @@ static enum sluice_status read_segment(void *context, uint64_t number, uint64_t 
     cr_assert_eq(size % 4096, 0);
     cr_assert_eq((uintptr_t)data % 4096, 0);
     memset(data, 0, size);
+    if (self->bad_number == number && self->bad_offset >= offset && self->bad_offset < offset + size)
+        return SLUICE_IO;
     if (offset < segment->size)
         memcpy(data, segment->data + offset, segment->size - offset < size ? segment->size - offset : size);
     return SLUICE_OK;

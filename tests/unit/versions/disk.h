@@ -32,6 +32,9 @@ struct disk {
     uint64_t last_number, last_offset; /* of the last write, and how long it was */
     uint32_t last_size;
     uint64_t bytes_written;
+    uint64_t room;       /* so many segments may exist; 0: any number */
+    uint64_t bad_number; /* reads that touch this block of this segment fail */
+    uint64_t bad_offset;
 };
 
 void disk_init(struct disk *self, uint64_t segment_bytes, struct random *random);

@@ -388,8 +388,8 @@ Test(wal, a_segment_that_is_missing_or_foreign_is_noticed)
         free(bad.segments[gone].data);
         bad.segments[gone] = bad.segments[--bad.count];
         enum sluice_status status = try_open(&bad, seen, &wal, error);
-        /* Without its last segment a log is just shorter: there is nothing that could tell. */
-        if (number == disk.last_number) {
+        /* One that was made ahead of need holds nothing. */
+        if (number > disk.last_number) {
             cr_assert_eq(status, SLUICE_OK);
             wal_close(wal);
         } else {
@@ -621,7 +621,7 @@ Test(wal, a_write_that_failed_is_told_once_and_for_all)
         enum sluice_status error = SLUICE_OK;
         disk_init(&disk, 64u << 10, NULL);
         disk.fails_at = fails_at;
-        disk.failure = fails_at % 2 == 0 ? SLUICE_IO : SLUICE_STORAGE_FULL;
+        disk.failure = SLUICE_IO;
         struct wal *wal = open_log(&disk, seen);
         uint64_t completed = 0, index = 0;
         for (int i = 0; i < 60 && error == SLUICE_OK; i++) {
