@@ -143,12 +143,27 @@ void sim_members_chosen(uint32_t group, uint64_t members)
     placement->members = members;
 }
 
+/* Do all that are wanted know that they are the members, and nobody else? Whoever does not may still follow a leader
+ * that was removed. */
+static bool settled(uint32_t group)
+{
+    const struct sim_placement *placement = &sim.placement[group];
+    for (uint32_t id = 1; id <= sim.node_count; id++) {
+        if (!(placement->wanted & bit(id)))
+            continue;
+        const struct replica *replica = sim.nodes[id].up ? host__replica(sim.nodes[id].host, group) : NULL;
+        if (replica == NULL || replica->paxos.members.voters != placement->wanted)
+            return false;
+    }
+    return placement->members == placement->wanted;
+}
+
 /* Replicas that are neither wanted nor members any more are given up, with their data. */
 void sim_placement_tick(void)
 {
     for (uint32_t group = 1; group <= sim.group_count; group++) {
         struct sim_placement *placement = &sim.placement[group];
-        if (placement->members != placement->wanted)
+        if (!settled(group))
             continue;
         for (uint32_t id = 1; id <= sim.node_count; id++) {
             struct sim_node *node = &sim.nodes[id];
