@@ -27,9 +27,12 @@ bool gather__start(struct gather *self, struct job *job, enum wire_type type, co
         return false;
     self->done = done;
     for (size_t i = 0; i < map->node_count; i++)
-        if (map->nodes[i].state != MAP_NODE_GONE)
+        if (map->nodes[i].state == MAP_NODE_UP ||
+            map->nodes[i].state == MAP_NODE_DRAINING) /* the others answer nobody */
             self->nodes[self->count++].node = map->nodes[i].id;
     self->left = self->count;
+    if (self->count == 0)
+        return false;
     for (size_t i = 0; i < self->count; i++) {
         struct gather_node *node = &self->nodes[i];
         job__ask(job, &node->ask, type, told);
