@@ -48,7 +48,8 @@ struct host_env {
     /* The log's members changed: a mask of nodes. NULL: nobody asks. */
     void (*members)(void *arg, uint32_t group, uint64_t epoch, uint64_t members);
     /* A snapshot has taken the place of this replica's history: what was made of its versions must be made anew (of the
-     * map group's: the map). NULL: nobody asks. */
+     * map group's: the map). NULL: nobody asks. Snapshots as they are now are applied entry by entry, like the log, so
+     * that nothing needs to be made anew and this is not called. */
     void (*installed)(void *arg, uint32_t group, uint64_t epoch);
     /* The replica can't go on: disk, memory or damaged data. The process must stop. */
     void (*fatal)(void *arg, enum sluice_status status, const char *what);

@@ -44,13 +44,13 @@ static void open_group(struct sim_node *node, uint32_t group)
                                      .memory_only = sim.memory_only,
                                      .amnesiac = sim.memory_only && node->incarnation > 1,
                                      .lost = node->lost};
-    /* Who came later is taught by the log who the members are. */
-    if (placement->founders & bit(node->id) && !(placement->rejoined & bit(node->id)))
-        for (uint32_t i = 0; i < sim.node_count; i++) {
-            uint32_t id = 1 + (group + i) % sim.node_count;
-            if (placement->founders & bit(id))
-                description.replicas[description.replica_count++] = (uint16_t)id;
-        }
+    /* Whoever came later begins there too, without a vote; the log tells what became of the members. */
+    description.joined = !(placement->founders & bit(node->id)) || (placement->rejoined & bit(node->id)) != 0;
+    for (uint32_t i = 0; i < sim.node_count; i++) {
+        uint32_t id = 1 + (group + i) % sim.node_count;
+        if (placement->founders & bit(id))
+            description.replicas[description.replica_count++] = (uint16_t)id;
+    }
     description.versions = node->kept[group] != NULL ? node->kept[group] : sim_disk_versions(node, group);
     node->kept[group] = NULL;
     if (host_group_add(node->host, &description) != SLUICE_OK)
