@@ -371,7 +371,7 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
         follower->received = message->received < self->last ? message->received : self->last;
     if (message->read > follower->read && message->read <= self->read_sequence)
         follower->read = message->read;
-    if ((self->leaving & paxos_mask(message->from)) != 0 && follower->stable >= self->members.index)
+    if ((self->leaving & paxos_mask(message->from)) != 0 && follower->stable > self->members.index)
         self->leaving &= ~paxos_mask(message->from);
 }
 

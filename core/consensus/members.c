@@ -83,6 +83,10 @@ void members__stable(struct step *step, uint64_t index)
         self->options.amnesiac = false;
     if (self->role == PAXOS_LEADER)
         self->leaving |= was & ~slot->members & ~own;
+    /* Whoever holds an entry behind it knows that it was chosen, also after a restart, and without asking those who
+     * have left: they may go once there is one. */
+    if (self->role == PAXOS_LEADER && self->opened <= index)
+        self->opened = index + 1;
     struct paxos_effect *effect = paxos__effect(step, PAXOS_EFFECT_MEMBERS);
     effect->first = index;
 }

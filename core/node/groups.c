@@ -324,7 +324,8 @@ static void look_whether_settled(void *arg, const struct host_group_status *stat
     const struct map_shard *shard = status->group == MAP_GROUP ? &map->group : map_shard_find(map, status->group);
     if (shard == NULL || shard->moving == 0 || shard->epoch != status->epoch || strcmp(status->role, "leader") != 0)
         return;
-    if (status->members != map_wanted(shard) || json_array_size(settling->shards) >= SETTLE_REPORT_MAX) {
+    if (status->members != map_wanted(shard) || !status->settled ||
+        json_array_size(settling->shards) >= SETTLE_REPORT_MAX) {
         settling->any_moving = true;
         return;
     }

@@ -333,6 +333,7 @@ void host_each_group(const struct host *self, void (*each)(void *arg, const stru
             .last = replica->paxos.last,
         };
         status.members = replica->paxos.members.voters;
+        status.settled = replica->paxos.members.index == 0 || replica->paxos.stable > replica->paxos.members.index;
         status.learners = replica->paxos.role == PAXOS_LEADER ? paxos_learners(&replica->paxos) : 0;
         status.snapshot_to = snapshot__receivers(replica);
         status.applied = versions_applied(replica->versions, &status.time);

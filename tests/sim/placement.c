@@ -143,19 +143,19 @@ void sim_members_chosen(uint32_t group, uint64_t members)
     placement->members = members;
 }
 
-/* Do all that are wanted know that they are the members, and nobody else? Whoever does not may still follow a leader
- * that was removed. */
+/* Does a leader say that the members are those that are wanted, with an entry behind the one that says so? That is when
+ * a node reports it to the map, and those who left give the group up. */
 static bool settled(uint32_t group)
 {
     const struct sim_placement *placement = &sim.placement[group];
     for (uint32_t id = 1; id <= sim.node_count; id++) {
-        if (!(placement->wanted & bit(id)))
-            continue;
         const struct replica *replica = sim.nodes[id].up ? host__replica(sim.nodes[id].host, group) : NULL;
-        if (replica == NULL || replica->paxos.members.voters != placement->wanted)
-            return false;
+        if (replica != NULL && replica->leading && replica->paxos.members.voters == placement->wanted &&
+            placement->members == placement->wanted &&
+            (replica->paxos.members.index == 0 || replica->paxos.stable > replica->paxos.members.index))
+            return true;
     }
-    return placement->members == placement->wanted;
+    return false;
 }
 
 /* Replicas that are neither wanted nor members any more are given up, with their data. */
