@@ -38,6 +38,7 @@ struct request {
     uint64_t if_version;
     uint64_t client, sequence, watermark, deadline;
     uint8_t idempotency;
+    uint32_t name; /* more of the idempotency key */
     uint64_t digest;
 };
 
@@ -56,7 +57,8 @@ static enum sluice_status apply(struct request request)
                                          .client = request.client,
                                          .sequence = request.sequence,
                                          .watermark = request.watermark,
-                                         .idempotency = {request.idempotency},
+                                         .idempotency = {request.idempotency, (uint8_t)request.name,
+                                                         (uint8_t)(request.name >> 8), (uint8_t)(request.name >> 16)},
                                          .request_digest = request.digest};
     const struct wire_operation operation = {.kind = (uint8_t)(request.operation == 0 ? WIRE_PUT : request.operation),
                                              .flags = request.flags,
@@ -175,6 +177,32 @@ Test(machine, answers_are_forgotten_after_the_stated_window_by_log_time)
     cr_assert_eq(apply((struct request){.key = "k", .idempotency = 9}), SLUICE_OK);
     cr_assert_not(fixture.outcome.replayed);
     cr_assert_eq(latest("k"), 2);
+}
+
+Test(machine, a_full_table_of_idempotency_keys_refuses_new_ones_and_forgets_none_early)
+{
+    uint64_t began = fixture.time;
+    for (uint32_t i = 0; i < MACHINE_IDEMPOTENCY_MAX; i++)
+        cr_assert_eq(apply((struct request){.key = "k", .idempotency = 1, .name = i}), SLUICE_OK);
+    cr_assert_geq(MACHINE_IDEMPOTENCY_MAX, 100000, "what is promised");
+    uint64_t number = latest("k");
+    /* An attacker with ever new keys is refused, applies nothing, and pushes nobody out. */
+    for (uint32_t i = 0; i < 1000; i++)
+        cr_assert_eq(apply((struct request){.key = "k", .idempotency = 2, .name = i}), SLUICE_BUSY);
+    cr_assert_eq(latest("k"), number);
+    for (uint32_t i = 0; i < MACHINE_IDEMPOTENCY_MAX; i += 1009) {
+        cr_assert_eq(apply((struct request){.key = "k", .idempotency = 1, .name = i}), SLUICE_OK);
+        cr_assert(fixture.outcome.replayed, "key %u was forgotten early", i);
+    }
+    cr_assert_eq(latest("k"), number);
+    cr_assert_eq(apply((struct request){.key = "other", .client = 5, .sequence = 1}), SLUICE_OK, "others write on");
+    /* Once the first ones are older than the window there is room again, and only theirs. */
+    fixture.time = began + MACHINE_ANSWER_KEPT_NS + 20 * MS;
+    (void)apply((struct request){.key = "other"});
+    (void)apply((struct request){.key = "other"});
+    cr_assert_eq(apply((struct request){.key = "k", .idempotency = 2, .name = 0}), SLUICE_OK);
+    cr_assert_eq(apply((struct request){.key = "k", .idempotency = 1, .name = MACHINE_IDEMPOTENCY_MAX - 1}), SLUICE_OK);
+    cr_assert(fixture.outcome.replayed);
 }
 
 Test(machine, a_write_past_its_deadline_is_certainly_not_applied)
