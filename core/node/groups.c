@@ -34,6 +34,17 @@ static void set_founders(struct host_group *group, uint64_t founders, const stru
     }
 }
 
+/* After damage the group is told that it has lost something, which its own records then say, in the same batch that
+ * ends the log's saying so. */
+static enum sluice_status add_group(struct node *self, struct host_group *group)
+{
+    group->lost = !group->memory_only && wal_lost(self->wal, group->group);
+    enum sluice_status status = host_group_add(self->host, group);
+    if (status == SLUICE_OK && group->lost)
+        status = wal_mend(self->wal, group->group, group->epoch);
+    return status;
+}
+
 /* The map as it stands in the store, and where `host` the group whose log makes it. */
 static enum sluice_status open_map(struct node *self, uint64_t founders, bool host, bool joined)
 {
@@ -58,7 +69,7 @@ static enum sluice_status open_map(struct node *self, uint64_t founders, bool ho
         return SLUICE_OK;
     }
     set_founders(&group, founders, NULL);
-    return host_group_add(self->host, &group);
+    return add_group(self, &group);
 }
 
 /* Before there is a map, its group's members are those of the first start. A node that joined waits for the map, unless
@@ -114,7 +125,7 @@ static void join(struct node *self, const struct map *map, const struct map_shar
         .amnesiac = memory_only && own->incarnation != self->identity.incarnation,
     };
     set_founders(&group, shard->founders, shard);
-    enum sluice_status status = host_group_add(self->host, &group);
+    enum sluice_status status = add_group(self, &group);
     if (status != SLUICE_OK)
         node__fail(self, status, "a shard could not be opened");
 }

@@ -213,6 +213,15 @@ static void replay(void *arg, const struct wal_record *record)
         recovery->status = host_recover(recovery->node->host, record);
 }
 
+static void damaged(void *arg, const struct wal_damage *damage)
+{
+    (void)arg;
+    LOG_ERROR("node",
+              "the log is damaged (segment %llu, offset %llu: %s): this node's replicas have no vote until their peers "
+              "have made them whole",
+              (unsigned long long)damage->segment, (unsigned long long)damage->offset, damage->what);
+}
+
 static enum sluice_status open_host(struct node *self)
 {
     const struct host_options options = {
@@ -259,11 +268,14 @@ static enum sluice_status open_disk(struct node *self, char *error, size_t error
     enum sluice_status status = SLUICE_MEMORY;
     if (store_path == NULL || log_path == NULL)
         goto out;
-    const struct store_options store = {.path = store_path};
+    /* Who is alone has nobody to be repaired by: there damage is an error that says so. */
+    bool alone = self->member_count < 2, set_aside = false;
+    const struct store_options store = {.path = store_path, .set_aside = alone ? NULL : &set_aside};
     status = store_open(&store, &self->store, error, error_size);
     if (status != SLUICE_OK)
         goto out;
-    struct wal_options log = {.thread = true};
+    struct wal_options log = {
+        .thread = true, .damaged = alone ? NULL : damaged, .known = !store_empty(self->store), .lost = set_aside};
     status = wal_device_open_directory(log_path, self->options.segment_bytes, &log.device, error, error_size);
     if (status != SLUICE_OK)
         goto out;
@@ -278,6 +290,8 @@ static enum sluice_status open_disk(struct node *self, char *error, size_t error
                  sluice_status_text(recovery.status));
         status = recovery.status;
     }
+    if (status == SLUICE_OK)
+        status = store_settle(self->store);
 out:
     free(log_path);
     free(store_path);
@@ -320,7 +334,7 @@ static void look_at_space(struct node *self, uint64_t now)
         return;
     self->free_bytes = (uint64_t)space.f_bavail * space.f_frsize;
     self->total_bytes = (uint64_t)space.f_blocks * space.f_frsize;
-    bool full = self->free_bytes < self->total_bytes / 100 * self->options.free_percent_min;
+    bool full = wal_full(self->wal) || self->free_bytes < self->total_bytes / 100 * self->options.free_percent_min;
     if (full != self->storage_full)
         LOG_WARN("node",
                  full ? "less than %u%% of the disk is free: this node is read-only until there is room"

@@ -35,6 +35,30 @@ static enum sluice_status start_threads(struct store *self)
     return index && flush ? SLUICE_OK : SLUICE_MEMORY;
 }
 
+/* Opens RocksDB, or an empty one in place of a damaged one. */
+static enum sluice_status open_cold(struct store *self, const struct store_options *options, char *error,
+                                    size_t error_size)
+{
+    bool may_set_aside = options->set_aside != NULL && !options->memory;
+    bool before = may_set_aside && store__was_set_aside(options->path);
+    bool condemned = !options->memory && store__condemned(options->path);
+    enum sluice_status status = SLUICE_CORRUPT;
+    if (condemned)
+        snprintf(error, error_size, "the store in %s was found damaged while it was used; move it away", options->path);
+    else
+        status = cold_open(&self->cold, options, error, error_size);
+    if (status == SLUICE_CORRUPT && may_set_aside) {
+        LOG_ERROR("store", "%s", error);
+        status = store__set_aside(options->path, error, error_size);
+        if (status == SLUICE_OK)
+            status = cold_open(&self->cold, options, error, error_size);
+        before = true;
+    }
+    if (may_set_aside)
+        *options->set_aside = before;
+    return status;
+}
+
 enum sluice_status store_open(const struct store_options *options, struct store **out, char *error, size_t error_size)
 {
     enum sluice_status status = SLUICE_MEMORY;
@@ -57,7 +81,7 @@ enum sluice_status store_open(const struct store_options *options, struct store 
     status = queue_create(QUEUE_CAPACITY, &self->queue);
     if (status != SLUICE_OK)
         goto fail_after_path;
-    status = cold_open(&self->cold, options, error, error_size);
+    status = open_cold(self, options, error, error_size);
     if (status != SLUICE_OK)
         goto fail_after_queue;
     self->batch = rocksdb_writebatch_create();

@@ -107,6 +107,10 @@ void store__entry_encode(struct store *self, uint32_t group, const struct entry 
 void store__run_finish(struct store *self, const struct store_item *item);
 void store__run_compact(struct store *self, const struct store_item *item);
 void store__run_repair(struct store *self, const struct store_item *item);
+/* store_aside.c */
+bool store__condemned(const char *path);
+bool store__was_set_aside(const char *path);
+enum sluice_status store__set_aside(const char *path, char *error, size_t error_size) SLUICE_MUST_CHECK;
 /* store_index.c */
 /* Marks all keys of a kind as gone, in the batch. */
 void store__delete_kind(struct store *self, char kind, uint32_t group);

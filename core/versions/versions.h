@@ -153,9 +153,17 @@ struct store_options {
     uint64_t cache_bytes;    /* block cache; 0: 64 MiB */
     uint32_t blob_bytes_min; /* values of at least this many bytes go to blob files; 0: 512 */
     bool memory;             /* RocksDB on its in-memory environment, for tests */
+    /* Not NULL: a store that is damaged beyond single entries is renamed `path`.damaged-TIME and an empty one opened;
+     * then, and at each start until store_settle, this becomes true: every group may have lost what it held. NULL: that
+     * is an error (CORRUPT). */
+    bool *set_aside;
 };
 enum sluice_status store_open(const struct store_options *options, struct store **out, char *error,
                               size_t error_size) SLUICE_MUST_CHECK;
+/* It is durable elsewhere (wal_options.lost) that the store before this one was set aside. */
+enum sluice_status store_settle(struct store *self) SLUICE_MUST_CHECK;
+/* What was read shows that the store is damaged beyond single entries: the next start sets it aside. */
+void store_condemn(struct store *self);
 /* Does it hold nothing of any group? */
 bool store_empty(const struct store *self);
 /* Waits for the index thread, flushes, closes. All versions must be destroyed before. */

@@ -145,6 +145,7 @@ enum sluice_status wal_open(const struct wal_options *options,
     }
     if (status == SLUICE_OK)
         status = wal__recover(self, &to, error, error_size);
+    self->cut = self->cut || options->lost;
     if (status == SLUICE_OK)
         status = prepare_first(self, error, error_size);
     if (status == SLUICE_OK && self->log == 0)

@@ -76,6 +76,7 @@ struct wal_options {
     /* Called for each damage that is found, before the records. NULL: damage is an error (CORRUPT, or what reading
      * gave): right for who has no peer to be repaired from. */
     void (*damaged)(void *arg, const struct wal_damage *damage);
+    bool lost;  /* what stood beside the log is gone: every group may have lost records, as after damage */
     bool known; /* the device has held a log before: if it is empty, that is damage */
 };
 /* Opens and replays: `replay` is called for each surviving record in order (the record's references are the callee's to
