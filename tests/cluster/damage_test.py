@@ -115,6 +115,46 @@ def test_a_corrupted_entry_in_the_middle_of_the_log_is_found_and_never_served():
         assert target.name.split("-")[1] in log, f"the message does not say where: {log[-500:]}"
 
 
+def harm_a_batch(directory):
+    """Flips a bit well inside of the log's used part, where later batches follow."""
+    target = segments(directory)[0]
+    data = bytearray(target.read_bytes())
+    used = max(i for i in range(0, len(data), 4096) if any(data[i:i + 4096]))
+    place = next(i for i in range(used // 2, used) if all(data[i:i + 64]))
+    data[place + 32] ^= 0x40
+    target.write_bytes(data)
+
+
+def lose_the_store(directory):
+    for manifest in pathlib.Path(directory, "store").glob("MANIFEST-*"):
+        os.truncate(manifest, 20)
+
+
+def lose_the_log(directory):
+    for segment in segments(directory):
+        segment.unlink()
+
+
+def test_a_replica_whose_disk_lied_starts_without_a_vote_says_so_and_nothing_is_missing():
+    for harm, words in [(harm_a_batch, "the log is damaged"), (lose_the_store, "set aside"), (lose_the_log, "the log is damaged")]:
+        with Cluster() as cluster:
+            http = cluster.http(60)
+            values = {f"farm/{n}": os.urandom(600) for n in range(150)}
+            for key, value in values.items():
+                assert http.put(key, value).status == 201
+            victim = cluster.nodes[3]
+            # A clean end makes the store durable, so that the log alone, or the store alone, is what is missing.
+            victim.kill(signal.SIGTERM)
+            harm(cluster.directory / "node3")
+            victim.start()
+            for n in range(20):
+                values[f"more/{n}"] = os.urandom(100)
+                cluster.wait_for(lambda: http.put(f"more/{n}", values[f"more/{n}"]).status in (200, 201), 20, f"no write after {harm.__name__}")
+            cluster.wait_for(lambda: words in pathlib.Path(victim.log).read_text(), 20, f"{harm.__name__}: the log does not say so")
+            cluster.wait_for(lambda: all(http.get(key).body == value for key, value in values.items()), 30, f"something is missing after {harm.__name__}")
+            assert victim.running()
+
+
 def test_a_full_disk_makes_the_node_read_only_and_room_makes_it_write_again():
     if os.geteuid() != 0:
         print("      needs root for a loop device: not run")
