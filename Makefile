@@ -171,9 +171,9 @@ sim-paxos: $(sim_paxos) ## run the simulator of consensus alone, much faster tha
 sim-campaign: $(sim_program) ## run the simulator on ever new seeds for MINUTES=10 (SEED= to begin elsewhere than now)
 	@exec nice $(sim_program) --minutes $(or $(MINUTES),10) $(if $(SEED),,--seed $$(date +%s)000) $(sim_options)
 
-coverage: ## what the simulator reaches of core/consensus and core/shard (SEEDS=400)
+coverage: ## what the simulator reaches of core/consensus and core/shard (SEEDS=400, ARGS=--members)
 	@$(MAKE) --no-print-directory MODE=coverage $(BUILD)/coverage/tests/sim/sim
-	@exec nice tests/sim/coverage $(BUILD)/coverage $(SEEDS) $(STEPS)
+	@exec nice tests/sim/coverage $(BUILD)/coverage $(or $(SEEDS),400) $(or $(STEPS),20000) $(ARGS)
 
 mutants: ## plant deliberate bugs one by one, and show that the simulators find them (ARGS="--quick NAME...")
 	@exec tests/sim/mutants/run $(BUILD) $(ARGS)
