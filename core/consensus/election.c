@@ -232,6 +232,8 @@ void election__prevote(struct step *step, const struct paxos_message *message)
     struct paxos_message *reply =
         paxos__send(step, message->from, PAXOS_PREVOTE_REPLY, granted ? message->ballot : self->promised);
     reply->granted = granted;
+    if (!granted && self->leader != message->from)
+        follower__ask(step);
     /* It was removed and does not know: a leader tells it, so that it asks no more. */
     if (self->role == PAXOS_LEADER && self->leading && message->stable < self->members.index &&
         (members__audience(self) & paxos_mask(message->from)) == 0)

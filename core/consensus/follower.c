@@ -126,6 +126,28 @@ void follower__accept(struct step *step, const struct paxos_message *message)
     look_for_memory(step, message);
     if (self->options.memory_only || !stored)
         accepted(step, true);
+    /* It was removed, and as it told so itself, it holds no lease any more. */
+    if (self->members.index != 0 && !members__votes(self, message->from) && message->stable >= self->members.index &&
+        members__votes(self, self->options.node)) {
+        self->acknowledged = 0;
+        election__step_down(step, 0);
+    }
+}
+
+void follower__ask(struct step *step)
+{
+    if (step->self->role == PAXOS_FOLLOWER)
+        accepted(step, true);
+}
+
+void follower__disclaimed(struct step *step, const struct paxos_message *message)
+{
+    struct paxos *self = step->self;
+    if (self->role != PAXOS_FOLLOWER || self->leader != message->from || message->transfer == 0 ||
+        message->transfer != self->promised || message->incarnation < self->leader_incarnation)
+        return;
+    self->acknowledged = 0;
+    election__step_down(step, 0);
 }
 
 void follower__persisted(struct step *step)
@@ -148,14 +170,13 @@ enum sluice_status follower__installed(struct step *step)
     if (snapshot->index <= self->stable)
         return SLUICE_OK;
     /* It stands for a chosen log, so what is held beyond it stays, and what it covers is as durable as it is. */
-    uint64_t own = paxos_mask(self->options.node);
-    bool added = (self->members.voters & own) == 0 && (snapshot->members.voters & own) != 0;
     self->stable = snapshot->index;
     self->stable_time = snapshot->time;
     if (snapshot->opened > self->stable_opened)
         self->stable_opened = snapshot->opened;
     self->members = snapshot->members;
-    if (added && !self->options.memory_only &&
+    /* Added as this very process; who has lost everything does not know what the members were before. */
+    if (!self->options.memory_only &&
         paxos_members_incarnation(&self->members, self->options.node) == self->pairs->options.incarnation)
         self->options.amnesiac = false;
     if (self->last < self->stable)

@@ -186,6 +186,19 @@ static bool open_with_noop(struct step *step)
     return true;
 }
 
+/* A leader that was removed goes on, without a say and without leases, until a quorum knows (Raft thesis, 4.2.2): they
+ * hear its beats, and would wait for it for ever. */
+static bool removal_known(const struct paxos *self)
+{
+    uint64_t known = 0;
+    for (uint64_t rest = self->members.voters; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        if (self->followers[node].stable >= self->members.index)
+            known |= paxos_mask(node);
+    }
+    return members__quorum(self->members.voters, known);
+}
+
 static void commit(struct step *step)
 {
     struct paxos *self = step->self;
@@ -218,8 +231,8 @@ static void commit(struct step *step)
         paxos__effect(step, PAXOS_EFFECT_LEADING)->ballot = self->ballot;
         reads_done(step);
     }
-    if (!members__votes(self, self->options.node))
-        election__step_down(step, self->ballot); /* removed: the others choose whom they like */
+    if (!members__votes(self, self->options.node) && removal_known(self))
+        election__step_down(step, self->ballot); /* the others choose whom they like */
     else
         handover__progress(step);
     handover__if_unwanted(step);
@@ -378,7 +391,12 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
 void leader__accepted(struct step *step, const struct paxos_message *message)
 {
     struct paxos *self = step->self;
-    if (self->role != PAXOS_LEADER || message->ballot != self->ballot)
+    if (message->ballot != self->ballot || (self->role != PAXOS_LEADER && self->role != PAXOS_CANDIDATE)) {
+        /* Given up. Who says so of a ballot of its own never leads under it again: rounds only rise. */
+        paxos__send(step, message->from, PAXOS_REJECT, self->promised)->transfer = message->ballot;
+        return;
+    }
+    if (self->role != PAXOS_LEADER)
         return;
     if ((members__audience(self) & paxos_mask(message->from)) == 0)
         return;
@@ -422,12 +440,14 @@ static uint64_t resend_at(const struct paxos *self, uint16_t node)
     return follower->sent_ns + (self->options.resend_ns << follower->unanswered);
 }
 
+/* Both ways: a beat of theirs came, and ours was answered. A leader that hears a quorum but can't be heard by it would
+ * keep everybody waiting. */
 static bool quorum_heard(const struct paxos *self, uint64_t now)
 {
     uint64_t heard = paxos_mask(self->options.node);
     for (uint64_t rest = self->members.voters & ~heard; rest != 0; rest &= rest - 1) {
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
-        if (pairs_alive(self->pairs, node, 0, now))
+        if (pairs_alive(self->pairs, node, 0, now) && now < self->pairs->peers[node].lease_until_ns)
             heard |= paxos_mask(node);
     }
     return members__quorum(self->members.voters, heard);

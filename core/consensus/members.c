@@ -17,12 +17,16 @@ static uint32_t rank_of(uint64_t voters, uint16_t node)
 void paxos_members_apply(struct paxos_members *self, uint64_t voters, uint64_t incarnation, uint64_t index)
 {
     struct paxos_members was = *self;
+    /* Members change one at a time. Who did not know them before can't tell whom this entry added: those that the group
+     * began with count as any process. */
+    bool one = paxos_mask_count(voters & ~was.voters) == 1 && was.voters != 0;
     uint32_t count = 0;
     memset(self->incarnations, 0, sizeof(self->incarnations));
     for (uint64_t rest = voters; rest != 0 && count < PAXOS_REPLICAS_MAX; rest &= rest - 1, count++) {
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
-        self->incarnations[count] =
-            (was.voters & paxos_mask(node)) != 0 ? was.incarnations[rank_of(was.voters, node)] : incarnation;
+        self->incarnations[count] = (was.voters & paxos_mask(node)) != 0 ? was.incarnations[rank_of(was.voters, node)]
+                                    : one                                ? incarnation
+                                                                         : 0;
     }
     self->voters = voters;
     self->index = index;
@@ -147,7 +151,7 @@ bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *in
     uint32_t count = paxos_mask_count(now);
     *voters = *incarnation = 0;
     if (self->role != PAXOS_LEADER || !self->leading || self->wanted == 0 || self->transfer_to != 0 ||
-        members__pending(self) != 0)
+        members__pending(self) != 0 || !members__votes(self, self->options.node))
         return false;
     for (uint64_t rest = now & ~paxos_mask(self->options.node); rest != 0 && !self->options.memory_only;
          rest &= rest - 1) {

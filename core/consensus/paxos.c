@@ -222,6 +222,7 @@ static enum sluice_status receive(struct step *step)
         handover__take(step, message);
         break;
     default:
+        follower__disclaimed(step, message);
         if (message->ballot > self->ballot && self->role != PAXOS_FOLLOWER)
             election__step_down(step, message->ballot);
         break;
@@ -303,7 +304,8 @@ static bool counts(const struct paxos *self, uint16_t node)
 bool paxos_lease_valid(const struct paxos *self, uint64_t now_ns)
 {
     uint64_t held = paxos_mask(self->options.node);
-    if (self->role != PAXOS_LEADER || !self->leading)
+    /* Whoever hears that the leader was removed may vote for another at once. */
+    if (self->role != PAXOS_LEADER || !self->leading || !members__votes(self, self->options.node))
         return false;
     for (uint64_t rest = self->members.voters & ~held; rest != 0; rest &= rest - 1) {
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
@@ -345,7 +347,7 @@ uint64_t paxos_close_time(struct paxos *self, uint64_t time)
 uint32_t paxos_room(const struct paxos *self)
 {
     if (self->role != PAXOS_LEADER || self->last < self->opened || self->transfer_to != 0 ||
-        members__pending(self) != 0)
+        members__pending(self) != 0 || !members__votes(self, self->options.node))
         return 0;
     uint64_t max = paxos__index_max(self);
     return max > self->last ? (uint32_t)(max - self->last) : 0;

@@ -111,7 +111,8 @@ struct paxos_message {
     uint64_t closed_time;      /* ACCEPT: the leader promises nothing at or below this beyond closed_index */
     uint64_t closed_index;
     uint64_t read;     /* ACCEPT: the newest read round; ACCEPTED: the newest that was heard of under this ballot */
-    uint64_t transfer; /* PREPARE: the ballot whose leader asked the sender to stand, having released its leases */
+    uint64_t transfer; /* REJECT of an ACCEPTED: the sender's ballot that it has given up. PREPARE: the ballot whose
+                          leader asked the sender to stand, having released its leases */
     struct paxos_message_entry entries[PAXOS_MESSAGE_ENTRIES_MAX];
 };
 

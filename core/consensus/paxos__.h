@@ -89,6 +89,10 @@ uint64_t leader__end(const struct paxos *self);
 /* follower.c */
 void follower__accept(struct step *step, const struct paxos_message *message);
 void follower__persisted(struct step *step);
+/* Asks the leader that this replica stands by whether it still leads: it may live, and lead no more. */
+void follower__ask(struct step *step);
+/* The owner of the ballot says that it leads under it no more, and never will again: that ends its leases here. */
+void follower__disclaimed(struct step *step, const struct paxos_message *message);
 enum sluice_status follower__installed(struct step *step);
 
 #endif
