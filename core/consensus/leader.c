@@ -401,6 +401,9 @@ void leader__accepted(struct step *step, const struct paxos_message *message)
     if ((members__audience(self) & paxos_mask(message->from)) == 0)
         return;
     struct paxos_follower *follower = &self->followers[message->from];
+    /* A late word of a former process, before a beat told of the present one: it would pass for a loss. */
+    if (message->incarnation < follower->incarnation)
+        return;
     note_acknowledgement(self, follower, message);
     follower->unanswered = 0;
     if (follower->match >= follower->next)

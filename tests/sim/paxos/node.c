@@ -354,7 +354,9 @@ static void send_paxos(struct sim_node *node, uint32_t group, uint32_t to, const
         say_message(node, group, to, body);
     oracle_sent(node, group, message);
     node->sim->figures.messages++;
-    node->sim->message_ns = world->now;
+    /* Whoever was removed while it led says so for as long as it lives, now and then. */
+    if (message->type != PAXOS_TRANSFER)
+        node->sim->message_ns = world->now;
     world_mix(world, message->type ^ message->ballot << 4 ^ message->first << 20 ^ (uint64_t)count << 50);
     world_send(world, node->id, to, &out, (size_t)((uint8_t *)&values[count] - (uint8_t *)&out), arrive,
                &node->sim->nodes[to]);

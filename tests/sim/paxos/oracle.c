@@ -48,17 +48,20 @@ static bool choose(struct sim *sim, uint32_t group, uint64_t index)
 {
     struct oracle *self = &sim->oracles[group];
     struct oracle_index *slot = at(self, index);
-    const struct value *found = NULL;
+    const struct vote *found = NULL;
     for (uint32_t i = 0; i < slot->count && found == NULL; i++)
-        if (suffices(&slot->votes[i], self->members.voters))
-            found = &slot->votes[i].value;
+        if (slot->votes[i].ballot >= self->members_ballot && suffices(&slot->votes[i], self->members.voters))
+            found = &slot->votes[i];
     if (found == NULL)
         return false;
     slot->chosen = true;
-    slot->value = *found;
+    slot->value = found->value;
     slot->members = self->members;
-    if (found->members != 0)
-        paxos_members_apply(&self->members, found->members, found->members_incarnation, index);
+    slot->members_ballot = self->members_ballot;
+    if (found->value.members != 0) {
+        paxos_members_apply(&self->members, found->value.members, found->value.members_incarnation, index);
+        self->members_ballot = found->ballot;
+    }
     return true;
 }
 
@@ -109,7 +112,8 @@ void oracle_vote(struct sim *sim, uint32_t group, uint32_t node, uint64_t index,
         world_fail(&sim->world, "two values were accepted at revision %llu of group %u under one ballot, %llx",
                    ull(index), group, ull(accepted->ballot));
     vote->voters |= paxos_mask((uint16_t)node);
-    if (slot->chosen && !same(&slot->value, &vote->value) && suffices(vote, slot->members.voters))
+    if (slot->chosen && !same(&slot->value, &vote->value) && vote->ballot >= slot->members_ballot &&
+        suffices(vote, slot->members.voters))
         world_fail(&sim->world, "agreement: two values were chosen at revision %llu of group %u, the second under %llx",
                    ull(index), group, ull(vote->ballot));
     extend(sim, group);

@@ -101,6 +101,7 @@ struct oracle_index {
     uint32_t count, capacity;
     bool chosen;
     struct paxos_members members; /* who decides here */
+    uint64_t members_ballot;      /* under which they were chosen: votes of a lower one were not counted among them */
     struct value value;
     uint64_t closed; /* the highest time that was closed up to this very index */
 };
@@ -115,6 +116,7 @@ struct oracle {
     uint64_t prefix;               /* chosen without a gap up to here */
     uint64_t prefix_closed;        /* the highest time closed at an index <= prefix */
     struct paxos_members members;  /* who decides behind the prefix */
+    uint64_t members_ballot;       /* under which they were chosen: votes of a lower one were not counted among them */
     uint64_t acknowledged;         /* a leader has answered for everything up to here */
     struct oracle_ballot *ballots; /* who sends ACCEPT under them */
     size_t ballot_count, ballot_capacity;
