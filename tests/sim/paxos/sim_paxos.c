@@ -438,8 +438,12 @@ static void heal(void)
         demand_progress("without faults");
     sim.idle = true;
     run_for(4 * NS_PER_S);
-    for (uint32_t more = 0; more < 50 && !level(); more++)
+    for (uint32_t more = 0; more < 50 && !(level() && settled()); more++) {
+        for (uint32_t id = 1; id <= sim.node_count; id++)
+            for (uint32_t group = 1; group <= sim.group_count; group++)
+                (void)change_members(&sim.nodes[id], group);
         run_for(4 * NS_PER_S);
+    }
     demand_convergence();
     run_for(2 * NS_PER_S);
     /* Idle groups cost nothing: only beats are sent. */
