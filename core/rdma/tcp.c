@@ -19,7 +19,14 @@
 #define KEEPALIVE_IDLE_S     5
 #define KEEPALIVE_INTERVAL_S 2
 #define KEEPALIVE_COUNT      5
-#define HOST_BYTES           256
+/* Retransmissions are doubled by default: after a partition of seconds they would wait as long again before the link
+ * comes back to life, and with it the peer's vote. The option came with Linux 6.15, below which thin streams alone are
+ * spared. */
+#ifndef TCP_RTO_MAX_MS
+#define TCP_RTO_MAX_MS 44
+#endif
+#define RETRANSMIT_MS_MAX 1000
+#define HOST_BYTES        256
 
 static void init(struct fabric_link *link)
 {
@@ -47,6 +54,8 @@ static void set_options(int fd)
     all = set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S) && all;
     all = set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_COUNT) && all;
     all = set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, USER_TIMEOUT_MS) && all;
+    all = set_option(fd, IPPROTO_TCP, TCP_RTO_MAX_MS, RETRANSMIT_MS_MAX) && all;
+    all = set_option(fd, IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS, 1) && all;
     (void)all;
 }
 
