@@ -156,12 +156,11 @@ static void record(const struct operation *operation, const char *outcome, const
                    bool deleted, const char *value)
 {
     char line[600];
-    int at = snprintf(
-        line, sizeof(line), "{\"client\":%u,\"key\":\"%s\",\"kind\":\"%s\",\"start\":%llu,\"outcome\":\"%s\"",
-        operation->client, operation->key, kind_names[operation->kind], (unsigned long long)operation->start, outcome);
+    int at = snprintf(line, sizeof(line),
+                      "{\"client\":%u,\"key\":\"%s\",\"kind\":\"%s\",\"start\":%llu,\"end\":%llu,\"outcome\":\"%s\"",
+                      operation->client, operation->key, kind_names[operation->kind],
+                      (unsigned long long)operation->start, (unsigned long long)operation->end, outcome);
     char *end = line + at;
-    if (strcmp(outcome, "unknown") != 0)
-        end += sprintf(end, ",\"end\":%llu", (unsigned long long)operation->end);
     if (value[0] != '\0')
         end += sprintf(end, ",\"value\":\"%s\"", value);
     if (seen)

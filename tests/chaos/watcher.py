@@ -52,11 +52,7 @@ class Watcher:
             return
         self.resumed += 1
         kind = data = cursor = None
-        while not self.stopping.is_set():
-            line = stream.readline()
-            if not line:
-                return
-            line = line.rstrip(b"\r\n")
+        for line in self.lines(stream):
             if line.startswith(b"event: "):
                 kind = line[7:]
             elif line.startswith(b"data: "):
@@ -66,6 +62,21 @@ class Watcher:
             elif not line and kind is not None:
                 self.take(kind, data, cursor)
                 kind = data = cursor = None
+
+    def lines(self, stream):
+        """Whole lines of a chunked body: where chunks end says nothing of where lines do."""
+        rest = b""
+        while not self.stopping.is_set():
+            head = stream.readline()
+            if not head.endswith(b"\n"):
+                return
+            size = int(head, 16)
+            chunk = stream.read(size)
+            if size == 0 or len(chunk) < size:
+                return
+            stream.readline()
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from whole
 
     def take(self, kind, data, cursor):
         """A whole event; half a one before a break does not count, and comes again."""
