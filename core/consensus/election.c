@@ -429,7 +429,8 @@ void election__persisted(struct step *step)
         self->votes |= paxos_mask(self->options.node);
         if (votes_suffice(self))
             leader__begin(step);
-    } else if (self->promise_to != 0 && self->promise_to == paxos_ballot_node(self->promised)) {
+    } else if (self->promise_to != 0 && self->promise_to == paxos_ballot_node(self->promised) &&
+               self->promise_first > self->compacted /* it may have risen meanwhile */) {
         promise(step, self->promise_to, self->promise_first, self->promise_stable);
     }
     self->promise_to = 0;
