@@ -89,8 +89,9 @@ void sluice_close(struct sluice_client *client)
                                                      "been applied: repeat it with the same key"
                                                    : "the client was closed; nothing was applied");
     }
-    link__close_all(client);
+    /* Routes first: they may be asking a peer who leads. */
     route__drop_map(client);
+    link__close_all(client);
     fabric_destroy(client->fabric);
     free(client->slots);
     free(client);
