@@ -237,7 +237,7 @@ void election__prevote(struct step *step, const struct paxos_message *message)
     /* It was removed and does not know: a leader tells it, so that it asks no more. */
     if (self->role == PAXOS_LEADER && self->leading && message->stable < self->members.index &&
         (members__audience(self) & paxos_mask(message->from)) == 0)
-        leader__tell(step, message->from);
+        feed__tell(step, message->from);
 }
 
 void election__prevote_reply(struct step *step, const struct paxos_message *message)

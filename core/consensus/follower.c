@@ -134,16 +134,17 @@ void follower__accept(struct step *step, const struct paxos_message *message)
     }
 }
 
+/* A lost answer must not matter, so who asked for votes already asks it too. */
 void follower__ask(struct step *step)
 {
-    if (step->self->role == PAXOS_FOLLOWER)
+    if (step->self->role <= PAXOS_PRECANDIDATE)
         accepted(step, true);
 }
 
 void follower__disclaimed(struct step *step, const struct paxos_message *message)
 {
     struct paxos *self = step->self;
-    if (self->role != PAXOS_FOLLOWER || self->leader != message->from || message->transfer == 0 ||
+    if (self->role > PAXOS_PRECANDIDATE || self->leader != message->from || message->transfer == 0 ||
         message->transfer != self->promised || message->incarnation < self->leader_incarnation)
         return;
     self->acknowledged = 0;

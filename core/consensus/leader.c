@@ -1,122 +1,7 @@
-/* Phase 2 at the leader: proposing, feeding followers each at its pace, counting what is durable. */
+/* Phase 2 at the leader: proposing, and counting what is durable. */
 #include <string.h>
 
 #include "core/consensus/paxos__.h"
-
-#define STABLE_NEWS_NS   (5 * UINT64_C(1000000)) /* an idle follower hears of a new stable index after this */
-#define UNANSWERED_MAX   4u
-#define CATCH_UP_ENTRIES 512u /* ahead of its acknowledgement, for a follower that is behind */
-
-/* One ACCEPT from follower->next on; without entries it is a probe that tells stable index and closed time. */
-static void accept(struct step *step, uint16_t node, bool with_entries)
-{
-    struct paxos *self = step->self;
-    struct paxos_follower *follower = &self->followers[node];
-    struct paxos_message *message = paxos__send(step, node, PAXOS_ACCEPT, self->ballot);
-    uint64_t bytes = 0;
-    message->first = follower->next;
-    message->closed_time = self->closed_time;
-    message->closed_index = self->closed_index;
-    message->read = self->read_sequence;
-    message->lost = follower->lost;
-    /* It takes no more than a window; what it had to leave would be waited for until it is sent again. */
-    uint64_t end = follower->next + self->options.window;
-    end = end <= self->last ? end : self->last + 1;
-    for (uint64_t index = follower->next;
-         with_entries && index < end && message->entry_count < PAXOS_MESSAGE_ENTRIES_MAX; index++) {
-        struct paxos_message_entry entry = {.ballot = self->ballot};
-        if (index > self->stable) {
-            const struct paxos_slot *slot = paxos__slot(self, index);
-            entry = (struct paxos_message_entry){.ballot = self->ballot,
-                                                 .time = slot->time,
-                                                 .opened = slot->opened,
-                                                 .members = slot->members,
-                                                 .members_incarnation = slot->members_incarnation,
-                                                 .size = slot->size,
-                                                 .flags = slot->flags};
-        }
-        bytes += entry.size;
-        if (message->entry_count > 0 && bytes > PAXOS_MESSAGE_BYTES_MAX)
-            break;
-        message->entries[message->entry_count++] = entry;
-    }
-    follower->next += message->entry_count;
-    follower->sent_stable = self->stable;
-    follower->sent_ns = step->now;
-}
-
-/* What it lacks can't be fed, or there is so much of it that a snapshot is the shorter way. */
-static bool snapshot_due(const struct paxos *self, const struct paxos_follower *follower)
-{
-    if (follower->next <= self->compacted)
-        return true;
-    return self->options.behind_max != 0 && follower->match < self->stable &&
-           self->stable - follower->match > self->options.behind_max;
-}
-
-/* A follower of whom nothing is known under this ballot. */
-static void meet(struct paxos *self, uint16_t node)
-{
-    struct paxos_follower *follower = &self->followers[node];
-    memset(follower, 0, sizeof(*follower));
-    follower->next = self->stable + 1;
-    follower->probing = true;
-}
-
-/* Learners come and go with what is wanted; one that was not fed until now begins with a question. */
-static void meet_new(struct paxos *self, uint64_t audience)
-{
-    for (uint64_t rest = audience; rest != 0; rest &= rest - 1) {
-        uint16_t node = (uint16_t)__builtin_ctzll(rest);
-        if (self->followers[node].next == 0)
-            meet(self, node);
-    }
-}
-
-/* Sends what the follower lacks, as far as its pace and one step's room for messages allow. */
-static void feed(struct step *step, uint16_t node)
-{
-    struct paxos *self = step->self;
-    struct paxos_follower *follower = &self->followers[node];
-    uint32_t most = PAXOS_EFFECT_MESSAGES_MAX / PAXOS_AUDIENCE_MAX;
-    for (uint32_t i = 0; i < most && follower->next <= self->last && !follower->snapshot; i++) {
-        bool behind = follower->match < self->stable && self->stable - follower->match > CATCH_UP_ENTRIES;
-        if (follower->probing && i > 0)
-            return;
-        if (behind && follower->next > follower->match + CATCH_UP_ENTRIES)
-            return;
-        if (follower->next > follower->match + self->options.window)
-            return;
-        if (follower->acknowledged && snapshot_due(self, follower)) {
-            follower->snapshot = true;
-            paxos__effect(step, PAXOS_EFFECT_SNAPSHOT)->node = node;
-            return;
-        }
-        /* Where it stands is not known yet, and the guess lies before what can be fed: ask without values. */
-        accept(step, node, follower->next > self->compacted);
-    }
-}
-
-static void feed_all(struct step *step)
-{
-    uint64_t audience = members__audience(step->self);
-    meet_new(step->self, audience);
-    for (uint64_t rest = audience; rest != 0; rest &= rest - 1) {
-        uint16_t node = (uint16_t)__builtin_ctzll(rest);
-        if (!step->self->followers[node].probing)
-            feed(step, node);
-    }
-}
-
-void leader__tell(struct step *step, uint16_t node)
-{
-    struct paxos *self = step->self;
-    if (paxos_mask_count(members__audience(self)) >= PAXOS_AUDIENCE_MAX - 1)
-        return;
-    self->leaving |= paxos_mask(node);
-    meet(self, node);
-    feed(step, node);
-}
 
 bool leader__counts(const struct paxos *self, uint16_t node)
 {
@@ -153,9 +38,9 @@ enum sluice_status leader__read(struct step *step)
     if (self->role != PAXOS_LEADER)
         return SLUICE_NOT_LEADER;
     self->read_sequence++;
-    meet_new(self, self->members.voters & ~paxos_mask(self->options.node));
+    feed__meet_new(self, self->members.voters & ~paxos_mask(self->options.node));
     for (uint64_t rest = self->members.voters & ~paxos_mask(self->options.node); rest != 0; rest &= rest - 1)
-        accept(step, (uint16_t)__builtin_ctzll(rest), false);
+        feed__accept(step, (uint16_t)__builtin_ctzll(rest), false);
     reads_done(step);
     return SLUICE_OK;
 }
@@ -221,7 +106,7 @@ static void commit(struct step *step)
         if (index > self->stable) {
             paxos__stable(step, index);
         } else if (open_with_noop(step)) {
-            feed_all(step);
+            feed__all(step);
         } else {
             break;
         }
@@ -268,6 +153,7 @@ void leader__begin(struct step *step)
     self->leading = false;
     self->quorum_lost_ns = 0;
     self->election_at_ns = 0;
+    self->waiting_ns = step->now;
     self->last = leader__end(self);
     self->leaving = 0;
     self->transfer_to = 0;
@@ -294,8 +180,8 @@ void leader__begin(struct step *step)
     memset(self->followers, 0, sizeof(self->followers));
     for (uint64_t rest = members__audience(self); rest != 0; rest &= rest - 1) {
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
-        meet(self, node);
-        feed(step, node);
+        feed__meet(self, node);
+        feed__node(step, node);
     }
     commit(step);
 }
@@ -319,6 +205,8 @@ enum sluice_status leader__propose(struct step *step)
             return SLUICE_INVALID;
         time = event->proposals[i].time;
     }
+    if (self->last == self->stable)
+        self->waiting_ns = step->now;
     struct paxos_effect *effect = paxos__effect(step, PAXOS_EFFECT_STORE);
     effect->first = self->last + 1;
     effect->count = event->proposal_count;
@@ -339,7 +227,7 @@ enum sluice_status leader__propose(struct step *step)
     }
     self->match = self->last;
     (void)paxos__advance_durable(self);
-    feed_all(step);
+    feed__all(step);
     commit(step);
     return SLUICE_OK;
 }
@@ -405,42 +293,11 @@ void leader__accepted(struct step *step, const struct paxos_message *message)
     if (message->incarnation < follower->incarnation)
         return;
     note_acknowledgement(self, follower, message);
-    follower->unanswered = 0;
-    if (follower->match >= follower->next)
-        follower->next = follower->match + 1;
-    if (follower->probing || !message->granted) {
-        /* It says where it stands: go on from there. */
-        uint64_t next = (message->received < self->last ? message->received : self->last) + 1;
-        if (follower->probing || next < follower->next)
-            follower->next = next > follower->match ? next : follower->match + 1;
-        follower->probing = false;
-    }
+    feed__answered(self, message);
     reads_done(step);
     commit(step);
     if (self->role == PAXOS_LEADER)
-        feed(step, message->from);
-}
-
-/* Must this follower be spoken to? It lacks entries, or its word for our ballot is not that of the process that speaks
- * for it now. */
-static bool wanting(const struct paxos *self, uint16_t node)
-{
-    const struct paxos_follower *follower = &self->followers[node];
-    const struct pairs_peer *peer = &self->pairs->peers[node];
-    return !follower->acknowledged || follower->match < self->last || follower->stable < self->stable ||
-           follower->learner || follower->read < self->read_sequence ||
-           (peer->incarnation != 0 &&
-            (follower->incarnation != peer->incarnation || follower->defections != peer->their_defections));
-}
-
-/* Ever more seldom where no answer comes, and not at all to a node that is not heard: its next beat brings this up
- * again. */
-static uint64_t resend_at(const struct paxos *self, uint16_t node)
-{
-    const struct paxos_follower *follower = &self->followers[node];
-    if (follower->unanswered == UNANSWERED_MAX && self->pairs->peers[node].silent)
-        return UINT64_MAX;
-    return follower->sent_ns + (self->options.resend_ns << follower->unanswered);
+        feed__node(step, message->from);
 }
 
 /* Both ways: a beat of theirs came, and ours was answered. A leader that hears a quorum but can't be heard by it would
@@ -475,25 +332,7 @@ void leader__tick(struct step *step)
     for (uint64_t rest = self->leaving; rest != 0; rest &= rest - 1)
         if (self->pairs->peers[__builtin_ctzll(rest)].silent)
             self->leaving &= ~(rest & -rest);
-    uint64_t audience = members__audience(self);
-    meet_new(self, audience);
-    for (uint64_t rest = audience; rest != 0; rest &= rest - 1) {
-        uint16_t node = (uint16_t)__builtin_ctzll(rest);
-        struct paxos_follower *follower = &self->followers[node];
-        bool lacking = wanting(self, node);
-        if (lacking && step->now >= resend_at(self, node)) {
-            /* Lost, or not yet answered: ask where it stands; its answer sets next right. Who does not answer is sent
-             * no values. */
-            bool first = !follower->probing && !follower->snapshot && follower->match + 1 > self->compacted;
-            if (!follower->probing)
-                follower->next = follower->match + 1;
-            follower->probing = true;
-            follower->unanswered += follower->unanswered < UNANSWERED_MAX;
-            accept(step, node, first);
-        } else if (follower->sent_stable < self->stable && step->now - follower->sent_ns >= STABLE_NEWS_NS) {
-            accept(step, node, false);
-        }
-    }
+    feed__tick(step);
 }
 
 uint64_t leader__next_tick(const struct paxos *self)
@@ -501,16 +340,6 @@ uint64_t leader__next_tick(const struct paxos *self)
     uint64_t next = self->quorum_lost_ns == 0 ? UINT64_MAX : self->quorum_lost_ns + self->options.election_ns;
     if (self->transfer_to != 0 && self->transfer_until_ns < next)
         next = self->transfer_until_ns;
-    for (uint64_t rest = members__audience(self); rest != 0; rest &= rest - 1) {
-        uint16_t node = (uint16_t)__builtin_ctzll(rest);
-        const struct paxos_follower *follower = &self->followers[node];
-        uint64_t due = UINT64_MAX;
-        if (wanting(self, node))
-            due = resend_at(self, node);
-        if (follower->sent_stable < self->stable && follower->sent_ns + STABLE_NEWS_NS < due)
-            due = follower->sent_ns + STABLE_NEWS_NS;
-        if (due < next)
-            next = due;
-    }
-    return next;
+    uint64_t fed = feed__next_tick(self);
+    return fed < next ? fed : next;
 }

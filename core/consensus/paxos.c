@@ -79,6 +79,7 @@ void paxos__stable(struct step *step, uint64_t index)
         if (paxos__slot(self, i)->members != 0)
             members__stable(step, i);
     }
+    self->waiting_ns = step->now;
     self->stable_time = paxos__slot(self, index)->time;
     if (paxos__slot(self, index)->opened > self->stable_opened)
         self->stable_opened = paxos__slot(self, index)->opened;

@@ -205,6 +205,12 @@ struct paxos_effects {
     struct paxos_message messages[PAXOS_EFFECT_MESSAGES_MAX];
 };
 
+/* When the next page of what is chosen already may be sent to a follower that lags, whichever group it is of: shared by
+ * the groups of a node, and moved on by the caller by what the last page cost. */
+struct paxos_pace {
+    uint64_t due_ns;
+};
+
 struct paxos_options {
     uint16_t node;
     uint64_t epoch;
@@ -217,8 +223,9 @@ struct paxos_options {
     uint64_t election_ns;        /* base of the randomised election time-out, 150 ms */
     uint64_t resend_ns;          /* an unacknowledged suffix is sent again after this, 50 ms */
     uint32_t window;             /* slots: entries that may be unstable at once; a power of two */
-    uint32_t follower_bytes_max; /* unacknowledged bytes per follower; beyond, it is fed at the pace of its
-                                    acknowledgements */
+    uint32_t follower_bytes_max; /* unacknowledged bytes per follower; who has so many is sent nothing more until it
+                                    has acknowledged them all; 0: no bound */
+    const struct paxos_pace *pace; /* outlives the group; NULL: as fast as it takes them */
     uint64_t behind_max; /* entries; a follower that lacks more gets a snapshot; 0: entries as long as there are */
     uint64_t seed;       /* for election time-outs */
 };
@@ -243,15 +250,18 @@ struct paxos_follower {
     uint64_t stable;      /* its own, as it said last */
     uint64_t sent_stable; /* the stable index that it was told last */
     uint64_t incarnation;
-    uint64_t defections; /* with its latest acknowledgement of our ballot */
-    uint32_t unanswered; /* probes in a row */
-    bool acknowledged;   /* it acknowledged our ballot */
-    bool learner;        /* it says that it has lost its memory */
-    bool lost;           /* it acknowledged less than its former process did */
-    bool probing;        /* next is a guess */
-    bool snapshot;       /* the caller sends it one */
-    uint64_t read;       /* the newest read round that it echoed */
-    uint64_t vote_next;  /* candidate: the next index to ask for */
+    uint64_t defections;   /* with its latest acknowledgement of our ballot */
+    uint32_t unanswered;   /* probes in a row */
+    bool acknowledged;     /* it acknowledged our ballot */
+    bool learner;          /* it says that it has lost its memory */
+    bool lost;             /* it acknowledged less than its former process did */
+    bool probing;          /* next is a guess */
+    bool snapshot;         /* the caller sends it one */
+    bool paging;           /* a page of what is chosen is on its way, and it did not say yet that it has it */
+    bool paced;            /* it would be its turn, but for options.pace */
+    uint64_t flight_bytes; /* sent since nothing was unacknowledged */
+    uint64_t read;         /* the newest read round that it echoed */
+    uint64_t vote_next;    /* candidate: the next index to ask for */
 };
 
 enum paxos_role { PAXOS_FOLLOWER, PAXOS_PRECANDIDATE, PAXOS_CANDIDATE, PAXOS_LEADER };
@@ -268,6 +278,7 @@ struct paxos {
     uint64_t leader_incarnation;
     uint64_t stable; /* 0 <= stable <= last */
     uint64_t last;
+    uint64_t waiting_ns;  /* leader: since when nothing became stable although something waits for it */
     uint64_t stable_time; /* HLC of the stable entry */
     uint64_t stable_opened;
     uint64_t opened_seen; /* candidate: the highest of its quorum */
@@ -322,6 +333,10 @@ void paxos_recover_slot(struct paxos *self, uint64_t index, const struct paxos_s
  * Nothing changed then. */
 enum sluice_status paxos_step(struct paxos *self, const struct paxos_event *event,
                               struct paxos_effects *effects) SLUICE_MUST_CHECK;
+
+/* After a PAXOS_EFFECT_SEND of entries of which the first is stable: how many of them were sent, for only the caller
+ * knows the sizes of those, and how many bytes they had. */
+void paxos_fed(struct paxos *self, uint16_t node, uint64_t first, uint32_t count, uint64_t bytes);
 
 /* When the next TICK is due at the latest (monotonic). Idle groups are driven by pairs alone and answer far in the
  * future. */

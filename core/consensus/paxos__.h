@@ -75,8 +75,6 @@ void election__leave_for(struct step *step, uint64_t ballot);
 void leader__begin(struct step *step);
 void leader__tick(struct step *step);
 enum sluice_status leader__propose(struct step *step);
-/* A node that was removed is fed until it knows. */
-void leader__tell(struct step *step, uint16_t node);
 void leader__accepted(struct step *step, const struct paxos_message *message);
 void leader__persisted(struct step *step);
 uint64_t leader__next_tick(const struct paxos *self);
@@ -85,6 +83,20 @@ enum sluice_status leader__read(struct step *step);
 bool leader__counts(const struct paxos *self, uint16_t node);
 /* The last index of the log that a candidate must take over; what lies beyond was not chosen. */
 uint64_t leader__end(const struct paxos *self);
+
+/* feed.c */
+/* One ACCEPT from the follower's next index on. */
+void feed__accept(struct step *step, uint16_t node, bool with_entries);
+void feed__meet(struct paxos *self, uint16_t node);
+void feed__meet_new(struct paxos *self, uint64_t audience);
+void feed__node(struct step *step, uint16_t node);
+void feed__all(struct step *step);
+/* A node that was removed is fed until it knows. */
+void feed__tell(struct step *step, uint16_t node);
+/* What an ACCEPTED says of where its sender stands. */
+void feed__answered(struct paxos *self, const struct paxos_message *message);
+void feed__tick(struct step *step);
+uint64_t feed__next_tick(const struct paxos *self);
 
 /* follower.c */
 void follower__accept(struct step *step, const struct paxos_message *message);

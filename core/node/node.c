@@ -80,6 +80,9 @@ static enum sluice_status copy_options(struct node *self, const struct node_opti
         self->options.cache_bytes = 256u << 20;
     if (self->options.volatile_bytes == 0)
         self->options.volatile_bytes = 1u << 30;
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    if (self->options.catch_up_rate == 0)
+        self->options.catch_up_rate = (uint64_t)(processors > 0 ? processors : 1) * (8u << 20);
     return status;
 }
 
@@ -238,6 +241,7 @@ static enum sluice_status open_host(struct node *self)
         .store = self->store,
         .hot_bytes_max = self->options.cache_bytes / CLUSTER_ROOT_SHARDS,
         .volatile_bytes_max = self->options.volatile_bytes / 4,
+        .catch_up_rate = self->options.catch_up_rate,
     };
     const struct host_env env = {
         .arg = self,

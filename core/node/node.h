@@ -24,6 +24,7 @@ struct node_options {
     uint64_t segment_bytes;     /* of the log; 0: 64 MiB */
     uint64_t cache_bytes;       /* versions kept in memory; 0: 256 MiB */
     uint64_t volatile_bytes;    /* of volatile pools, at most; 0: 1 GiB */
+    uint64_t catch_up_rate;     /* bytes a second to replicas that lag, while clients work; 0: 8 MiB a processor */
     uint32_t lambda_workers;    /* 0: one a processor, at most 4 */
     bool allow_inprocess;       /* lambdas may run in this process */
     uint32_t free_percent_min;  /* read-only below so much free disk; 0: 5 */

@@ -183,7 +183,8 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         .election_ns = host->options.election_ns,
         .resend_ns = host->options.resend_ns,
         .window = host->options.window,
-        .follower_bytes_max = 8u << 20,
+        .follower_bytes_max = 32u << 20,
+        .pace = &host->pace,
         .behind_max = host->options.behind_max,
         .seed = random_next(&host->random),
     };

@@ -86,6 +86,8 @@ enum sluice_status host_create(const struct host_options *options, const struct 
         self->options.behind_max = 65536;
     if (self->options.snapshot_chunk == 0)
         self->options.snapshot_chunk = 1u << 20;
+    if (self->options.catch_up_rate == 0)
+        self->options.catch_up_rate = 16u << 20;
     if (self->options.requests_max == 0)
         self->options.requests_max = 16384;
     if (self->options.waiting_bytes_max == 0)
@@ -161,6 +163,29 @@ void host_client_down(struct host *self, void *link)
 }
 
 /* ---- Disk, time, rounds ---- */
+
+#define CLIENTS_WORK_NS    NS_PER_S
+#define CATCH_UP_SHARE     9u    /* of the reactor's time a tenth, at most */
+#define CATCH_UP_BYTES_MIN 1024u /* what an entry costs however small it is */
+
+void host__pace(struct host *self, uint64_t began_ns, uint64_t bytes, uint64_t entries)
+{
+    uint64_t now = host__now(self);
+    if (self->client_ns == 0 || now - self->client_ns > CLIENTS_WORK_NS)
+        return;
+    if (now - self->written_ns >= NS_PER_S) {
+        self->written_rate = self->written_bytes * 1000 / ((now - self->written_ns) / NS_PER_MS);
+        self->written_bytes = 0;
+        self->written_ns = now;
+    }
+    /* Faster than what is being written, or it would never be there. */
+    uint64_t rate = self->options.catch_up_rate + 2 * self->written_rate;
+    if (bytes < entries * CATCH_UP_BYTES_MIN)
+        bytes = entries * CATCH_UP_BYTES_MIN;
+    uint64_t by_time = (now - began_ns) * CATCH_UP_SHARE, by_bytes = bytes * NS_PER_MS / (rate / 1000 + 1);
+    uint64_t from = self->pace.due_ns > began_ns ? self->pace.due_ns : began_ns;
+    self->pace.due_ns = from + (by_time > by_bytes ? by_time : by_bytes);
+}
 
 void host_persisted(struct host *self, uint64_t ticket)
 {

@@ -69,6 +69,7 @@ struct host_options {
     bool leases_off;             /* clocks are not to be trusted: a linearizable read asks a quorum each time */
     uint32_t behind_max;         /* entries; who lacks more gets a snapshot; 0: 65,536 */
     uint32_t snapshot_chunk;     /* bytes of a snapshot in one message; 0: 1 MiB */
+    uint64_t catch_up_rate;      /* bytes a second to replicas that lag, while clients work; 0: 16 MiB */
     uint32_t requests_max;       /* requests that wait in one group, writes and reads each; 0: 16,384 */
     uint64_t waiting_bytes_max;  /* of requests that wait in all groups; 0: 256 MiB */
 };

@@ -150,8 +150,10 @@ struct host {
     uint64_t ceiling_sequence;
     struct host__ticket ceiling_tickets[64];
     uint32_t ceiling_ticket_first, ceiling_ticket_count;
-    uint64_t load_bytes; /* of all groups */
-    uint64_t client_ns;  /* when a client asked for something last */
+    uint64_t load_bytes;                              /* of all groups */
+    uint64_t client_ns;                               /* when a client asked for something last */
+    struct paxos_pace pace;                           /* of what replicas are sent that lag, all groups together */
+    uint64_t written_bytes, written_ns, written_rate; /* proposed since written_ns; bytes a second before that */
     bool peer_added[PAIRS_NODES_MAX];
     uint8_t peer_version[PAIRS_NODES_MAX]; /* agreed with it; 0: nothing heard yet; PEER_SPEECHLESS: none */
     struct host_figures figures;
@@ -164,6 +166,8 @@ struct host {
 struct replica *host__replica(const struct host *self, uint32_t group);
 /* A round, and what the disk has finished, concern this replica from now on. */
 void host__busy(struct replica *replica);
+/* Something was sent to a replica that lags: when the next may be, so that others' work goes first. */
+void host__pace(struct host *self, uint64_t began_ns, uint64_t bytes, uint64_t entries);
 uint64_t host__now(const struct host *self);
 /* Bytes that a group holds in memory on behalf of requests. Whoever holds more says so before; nothing new is taken
  * when the group or the host is over its bound, so that queues never grow without one. */

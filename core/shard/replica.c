@@ -121,7 +121,10 @@ static void effect_send(struct replica *self, uint16_t node, const struct paxos_
     struct entry entries[PAXOS_MESSAGE_ENTRIES_MAX];
     unsigned count = 2;
     uint32_t gathered = 0;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, began = 0;
+    bool chosen = message->entry_count > 0 && message->first <= self->paxos.stable;
+    if (chosen)
+        began = host__now(self->host);
     peer_paxos_write(message, &body);
     for (; gathered < message->entry_count; gathered++) {
         struct entry *entry = &entries[gathered];
@@ -136,6 +139,7 @@ static void effect_send(struct replica *self, uint16_t node, const struct paxos_
         /* Consensus does not know the sizes of what is stable; a page that is cut short is still a true page. */
         bytes += entry->body == NULL ? 0 : entry->body->size;
         if (gathered > 0 && bytes > PAXOS_MESSAGE_BYTES_MAX) {
+            bytes -= entry->body->size;
             buf_unref(entry->body);
             break;
         }
@@ -154,6 +158,10 @@ static void effect_send(struct replica *self, uint16_t node, const struct paxos_
     /* A message that lost its first value says nothing. */
     if (gathered > 0 || message->entry_count == 0)
         peers__send(self->host, node, &header, parts, count);
+    if (chosen) {
+        paxos_fed(&self->paxos, node, message->first, gathered, bytes);
+        host__pace(self->host, began, bytes, gathered);
+    }
     for (uint32_t i = 0; i < gathered; i++)
         buf_unref(entries[i].body);
 }
@@ -409,6 +417,7 @@ static uint32_t propose_batch(struct replica *self, uint32_t first, uint32_t mos
         count++;
     }
     host__load_drop(self, bytes);
+    host->written_bytes += bytes;
     struct paxos_event event = {.type = PAXOS_EVENT_PROPOSE, .proposals = proposals, .proposal_count = count};
     replica__step(self, &event, entries, who);
     host->figures.proposals += count;

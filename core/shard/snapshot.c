@@ -15,10 +15,6 @@
 #define ASK_AGAIN_NS     (500 * NS_PER_MS)
 #define REPAIR_NS        (50 * NS_PER_MS) /* a damaged entry is on its way from elsewhere */
 #define GIVE_UP_NS       (15 * NS_PER_S)
-/* While there is client work a transfer takes a tenth of the reactor's time and at most so many bytes a second. */
-#define BUSY_SHARE    9u
-#define BUSY_BYTES    (UINT64_C(48) << 20)
-#define BUSY_AFTER_NS NS_PER_S
 
 struct host__sending {
     struct host__sending *next;
@@ -183,17 +179,6 @@ static enum sluice_status send_next(struct replica *self, struct host__sending *
     return SLUICE_OK;
 }
 
-/* Others' work goes first. */
-static void pace(struct replica *self, struct host__sending *sending, uint64_t began, uint64_t bytes)
-{
-    struct host *host = self->host;
-    uint64_t now = host__now(host);
-    if (host->client_ns == 0 || now - host->client_ns > BUSY_AFTER_NS)
-        return;
-    uint64_t by_time = (now - began) * BUSY_SHARE, by_bytes = bytes * NS_PER_S / BUSY_BYTES;
-    sending->pace_ns = now + (by_time > by_bytes ? by_time : by_bytes);
-}
-
 /* It is this side's turn. Answers may come twice or never, so it is the position in them that counts. */
 static bool may_send(const struct host__sending *sending)
 {
@@ -215,8 +200,9 @@ void snapshot__pump(struct replica *self, uint64_t now)
         }
         if (!may_send(sending) && now - sending->sent_ns > ASK_AGAIN_NS)
             ask(self, sending, now);
-        while (may_send(sending) && now >= sending->pace_ns) {
+        while (may_send(sending) && now >= sending->pace_ns && now >= self->host->pace.due_ns) {
             uint64_t began = host__now(self->host), bytes = self->host->figures.snapshot_bytes;
+            uint64_t revision = sending->revision;
             enum sluice_status status = send_next(self, sending, now);
             if (status == SLUICE_CORRUPT && repair__want(self, sending->revision)) {
                 sending->pace_ns = now + REPAIR_NS;
@@ -228,7 +214,7 @@ void snapshot__pump(struct replica *self, uint64_t now)
                 end_transfer(self, sending, false);
                 break;
             }
-            pace(self, sending, began, self->host->figures.snapshot_bytes - bytes);
+            host__pace(self->host, began, self->host->figures.snapshot_bytes - bytes, sending->revision - revision);
         }
     }
 }
@@ -237,7 +223,8 @@ uint64_t snapshot__next_ns(const struct replica *self)
 {
     uint64_t due = UINT64_MAX;
     for (const struct host__sending *sending = self->sendings; sending != NULL; sending = sending->next) {
-        uint64_t at = may_send(sending) ? sending->pace_ns : sending->sent_ns + ASK_AGAIN_NS + 1;
+        uint64_t pace_ns = sending->pace_ns > self->host->pace.due_ns ? sending->pace_ns : self->host->pace.due_ns;
+        uint64_t at = may_send(sending) ? pace_ns : sending->sent_ns + ASK_AGAIN_NS + 1;
         due = at < due ? at : due;
     }
     return due;

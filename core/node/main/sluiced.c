@@ -39,7 +39,8 @@ enum {
     OPTION_FREE,
     OPTION_INPROCESS,
     OPTION_NAME,
-    OPTION_JOIN
+    OPTION_JOIN,
+    OPTION_CATCH_UP
 };
 
 static const struct argp_option options[] = {
@@ -61,6 +62,10 @@ static const struct argp_option options[] = {
     {"cache-bytes", OPTION_CACHE, "N", 0, "Recent versions kept in memory (default: 268435456)", 0},
     {"volatile-bytes", OPTION_VOLATILE, "N", 0, "Memory of volatile pools (default: 1073741824)", 0},
     {"segment-bytes", OPTION_SEGMENT, "N", 0, "Size of a log segment (default: 67108864)", 0},
+    {"catch-up-rate", OPTION_CATCH_UP, "N", 0,
+     "Bytes a second sent to replicas that lag, while clients are served; without such work as fast as it goes "
+     "(default: 8388608 a processor)",
+     0},
     {"free-percent", OPTION_FREE, "N", 0, "Read-only below so much free disk (default: 5)", 0},
     {"lambda-workers", OPTION_WORKERS, "N", 0, "Threads that run lambdas (default: one a processor, at most 4)", 0},
     {"allow-inprocess", OPTION_INPROCESS, "yes|no", 0,
@@ -185,6 +190,8 @@ static bool set(struct settings *settings, const char *name, const char *value)
         return (node->health_address = keep(settings, name, value)) != NULL;
     } else if (strcmp(name, "cache-bytes") == 0) {
         return number(settings, name, value, 1u << 20, UINT64_C(1) << 40, &node->cache_bytes);
+    } else if (strcmp(name, "catch-up-rate") == 0) {
+        return number(settings, name, value, 1u << 16, UINT64_C(1) << 40, &node->catch_up_rate);
     } else if (strcmp(name, "volatile-bytes") == 0) {
         return number(settings, name, value, 1u << 20, UINT64_C(1) << 40, &node->volatile_bytes);
     } else if (strcmp(name, "segment-bytes") == 0) {
@@ -245,6 +252,7 @@ static bool from_environment(struct settings *settings)
                  {"SLUICE_CACHE_BYTES", "cache-bytes"},
                  {"SLUICE_VOLATILE_BYTES", "volatile-bytes"},
                  {"SLUICE_SEGMENT_BYTES", "segment-bytes"},
+                 {"SLUICE_CATCH_UP_RATE", "catch-up-rate"},
                  {"SLUICE_FREE_PERCENT", "free-percent"},
                  {"SLUICE_LAMBDA_WORKERS", "lambda-workers"},
                  {"SLUICE_ALLOW_INPROCESS", "allow-inprocess"},

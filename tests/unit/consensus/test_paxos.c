@@ -13,6 +13,8 @@ static struct paxos_slot slots[WINDOW];
 static struct paxos_effects effects;
 static uint64_t now;
 
+static struct paxos_pace pace;
+
 static void open_paxos(void)
 {
     static const struct pairs_options options = {.node = 1,
@@ -31,9 +33,11 @@ static void open_paxos(void)
                                                .resend_ns = 50 * MS,
                                                .window = WINDOW,
                                                .follower_bytes_max = 1 << 20,
+                                               .pace = &pace,
                                                .seed = 1};
     const struct paxos_recovered nothing = {0};
     now = 1000 * MS;
+    pace.due_ns = 0;
     pairs_init(&pairs, &options, 0, 0);
     pairs_set_member(&pairs, 2, true);
     pairs_set_member(&pairs, 3, true);
@@ -605,6 +609,83 @@ Test(reads, a_round_is_done_once_a_quorum_has_echoed_it, .init = open_paxos)
     echo.read = 9;
     cr_assert_eq(receive(echo), SLUICE_OK);
     cr_assert_null(effect(PAXOS_EFFECT_READ), "nobody can echo a round that did not begin");
+}
+
+static void propose(uint32_t size)
+{
+    const struct paxos_proposal proposal = {.time = paxos_time_floor(&self) + 1, .size = size};
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1}),
+                 SLUICE_OK);
+}
+
+/* Node 1 leads with node 2, and six entries are stable that node 3 has not. */
+static void leave_behind(void)
+{
+    lead();
+    persist();
+    accepted(2, 1);
+    for (uint64_t i = 2; i <= 6; i++) {
+        propose(0);
+        persist();
+        accepted(2, i);
+    }
+    cr_assert_eq(self.stable, 6);
+}
+
+Test(feeding, who_lags_is_fed_in_its_turn_page_by_page, .init = open_paxos)
+{
+    leave_behind();
+    pace.due_ns = now + 40 * MS;
+    accepted(3, 1);
+    cr_assert_null(sent(3, PAXOS_ACCEPT));
+    cr_assert_leq(paxos_next_tick_ns(&self), pace.due_ns);
+    now += 40 * MS;
+    grant(2);
+    grant(3);
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TICK}), SLUICE_OK);
+    cr_assert_eq(sent(3, PAXOS_ACCEPT)->first, 2);
+    cr_assert_eq(sent(3, PAXOS_ACCEPT)->entry_count, 5);
+    /* Only two of them fitted; the next page begins behind those, and not before they were received. */
+    paxos_fed(&self, 3, 2, 2, 5000);
+    accepted(3, 2);
+    cr_assert_null(sent(3, PAXOS_ACCEPT));
+    accepted(3, 3);
+    cr_assert_eq(sent(3, PAXOS_ACCEPT)->first, 4);
+}
+
+Test(feeding, who_lags_waits_for_no_turn_where_a_quorum_waits_for_it, .init = open_paxos)
+{
+    leave_behind();
+    pace.due_ns = now + 10000 * MS;
+    accepted(3, 1);
+    cr_assert_null(sent(3, PAXOS_ACCEPT));
+    propose(0);
+    persist();
+    cr_assert_null(sent(3, PAXOS_ACCEPT));
+    uint32_t entries = 0;
+    for (int i = 0; i < 11; i++) {
+        cr_assert_eq(entries, 0, "after %d ms nobody else has failed", 10 * i);
+        now += 10 * MS;
+        grant(2);
+        grant(3);
+        cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TICK}), SLUICE_OK);
+        entries += sent(3, PAXOS_ACCEPT) == NULL ? 0 : sent(3, PAXOS_ACCEPT)->entry_count;
+    }
+    cr_assert_eq(entries, 6, "node 2 does not answer, so node 3 is needed");
+}
+
+Test(feeding, what_is_not_acknowledged_has_a_bound_in_bytes, .init = open_paxos)
+{
+    lead();
+    persist();
+    accepted(2, 1);
+    accepted(3, 1);
+    propose(1 << 20);
+    cr_assert_not_null(sent(3, PAXOS_ACCEPT));
+    propose(1);
+    cr_assert_null(sent(3, PAXOS_ACCEPT));
+    accepted(3, 2);
+    cr_assert_eq(sent(3, PAXOS_ACCEPT)->first, 3);
 }
 
 Test(snapshots, who_lacks_what_cannot_be_fed_gets_a_snapshot_and_no_entries, .init = open_paxos)
