@@ -329,8 +329,7 @@ static enum sluice_status read_replica(const struct reading *reading, const json
     if (map_replica_find(shard, (uint16_t)node) != NULL)
         return refuse(reading, "cluster map: shard %u has two replicas on node %u", shard->id, (unsigned)node);
     replica->node = (uint16_t)node;
-    replica->joined = json_is_true(json_object_get(entry, "joined"));
-    return SLUICE_OK;
+    return optional_number(reading, entry, "a replica", "since", &replica->since);
 }
 
 static enum sluice_status read_founders(const struct reading *reading, const json_t *item, struct map_shard *shard)

@@ -87,8 +87,8 @@ static json_t *format_replicas(const struct map_replica *replicas, size_t count)
     for (size_t i = 0; good && i < count; i++) {
         json_t *item =
             json_pack("{s:i, s:o}", "node", (int)replicas[i].node, "incarnation", number_text(replicas[i].incarnation));
-        if (item != NULL && replicas[i].joined)
-            good = set(item, "joined", json_true());
+        if (item != NULL && replicas[i].since != 0)
+            good = set(item, "since", number_text(replicas[i].since));
         good = add(array, item) && good;
     }
     if (good)

@@ -62,7 +62,8 @@ static bool give_placement(const struct map *map, const struct placement_shard *
     shard->leaving_count = 0;
     for (uint32_t i = 0; i < placement->count; i++) {
         const struct map_replica *known = map_replica_find(&before, placement->nodes[i]);
-        shard->replicas[i] = known != NULL ? *known : (struct map_replica){.node = placement->nodes[i], .joined = true};
+        shard->replicas[i] =
+            known != NULL ? *known : (struct map_replica){.node = placement->nodes[i], .since = map->epoch + 1};
     }
     for (size_t i = 0; i < before.replica_count + before.leaving_count; i++) {
         const struct map_replica *old =
@@ -192,7 +193,7 @@ static void forget_memory(struct map *map, uint16_t node, uint64_t incarnation)
         for (size_t k = 0; k < shard->replica_count; k++) {
             const struct map_node *member = map_node_find(map, shard->replicas[k].node);
             shard->replicas[k].incarnation = member == NULL ? 0 : member->incarnation;
-            shard->replicas[k].joined = false;
+            shard->replicas[k].since = 0;
         }
         shard->founders = map_wanted(shard);
     }

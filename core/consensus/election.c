@@ -15,6 +15,14 @@ static void governing(const struct paxos *self, struct paxos_members *out)
     members__governing(self, leader__end(self), out);
 }
 
+/* The vote of a replica that has forgotten something is as good as any where the members name a replica that came after
+ * that: it need not know it. (An older log may name an older one; there its vote is none.) */
+static bool may_vote(const struct paxos_members *members, uint16_t node, uint64_t instance, uint64_t whole_from)
+{
+    uint64_t added = paxos_members_instance(members, node);
+    return instance >= added && whole_from <= added;
+}
+
 /* One's own vote must be among them: only once that is on disk can a later process of this node not use the ballot
  * again. And the vote of a process that was followed by one which lost its memory is none: it was added anew, as that
  * later process. */
@@ -25,9 +33,9 @@ static bool votes_suffice(const struct paxos *self)
     governing(self, &members);
     for (uint64_t rest = self->votes; rest != 0; rest &= rest - 1) {
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
-        uint64_t incarnation =
-            node == self->options.node ? self->pairs->options.incarnation : self->followers[node].incarnation;
-        if (incarnation >= paxos_members_incarnation(&members, node))
+        const struct paxos_follower *voter = &self->followers[node];
+        if (node == self->options.node ? self->options.instance >= paxos_members_instance(&members, node)
+                                       : may_vote(&members, node, voter->instance, voter->whole_from))
             votes |= paxos_mask(node);
     }
     return (self->votes & paxos_mask(self->options.node)) != 0 && members__quorum(members.voters, votes);
@@ -200,7 +208,7 @@ void election__tick(struct step *step)
  */
 static bool would_promise(const struct paxos *self, const struct paxos_message *message, uint64_t now)
 {
-    if (self->options.amnesiac || message->ballot <= self->promised ||
+    if ((self->options.amnesiac && self->options.memory_only) || message->ballot <= self->promised ||
         self->stable > message->last + self->options.window || message->stable < self->compacted)
         return false;
     if (protected_from(self, message->from, now))
@@ -247,6 +255,8 @@ void election__prevote_reply(struct step *step, const struct paxos_message *mess
         return;
     struct paxos_members members;
     governing(self, &members);
+    if (!may_vote(&members, message->from, message->instance, message->whole_from))
+        return;
     self->votes |= paxos_mask(message->from);
     if (members__quorum(members.voters, self->votes))
         election__stand(step);
@@ -278,7 +288,7 @@ static void promise(struct step *step, uint16_t to, uint64_t first, uint64_t the
                                                   .time = slot->time,
                                                   .opened = slot->opened,
                                                   .members = slot->members,
-                                                  .members_incarnation = slot->members_incarnation,
+                                                  .members_instance = slot->members_instance,
                                                   .size = slot->size,
                                                   .flags = slot->flags};
         }
@@ -292,7 +302,7 @@ static void promise(struct step *step, uint16_t to, uint64_t first, uint64_t the
 void election__prepare(struct step *step, const struct paxos_message *message)
 {
     struct paxos *self = step->self;
-    if (self->options.amnesiac || message->first == 0)
+    if ((self->options.amnesiac && self->options.memory_only) || message->first == 0)
         return;
     if (message->ballot == self->promised && self->role == PAXOS_FOLLOWER) {
         /* A further page, or the same again. */
@@ -371,7 +381,7 @@ static bool adopt(struct step *step, const struct paxos_message *message, uint32
                                 .flags = entry->flags,
                                 .sequence = self->sequence,
                                 .members = entry->members,
-                                .members_incarnation = entry->members_incarnation};
+                                .members_instance = entry->members_instance};
     members__note(self, index);
     if (index > self->last)
         self->last = index;
@@ -399,6 +409,8 @@ void election__promise(struct step *step, const struct paxos_message *message)
     if (message->ceiling > self->time_floor)
         self->time_floor = message->ceiling;
     follower->incarnation = message->incarnation;
+    follower->instance = message->instance;
+    follower->whole_from = message->whole_from;
     follower->defections = message->defections;
     uint64_t next = message->first + taken;
     if (next > follower->vote_next)

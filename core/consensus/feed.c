@@ -2,8 +2,8 @@
  *
  * What is not chosen yet goes out at once, as far ahead of the acknowledgements as the window and a bound on bytes
  * allow. A follower that stands at or before the stable index lacks what nobody waits for: it is fed in pages, each
- * after the one before was received, at the pace that all groups of the node share, so that one that comes back does not
- * slow the others; only where no quorum is to be had without it, it is in a hurry. */
+ * after the one before was received, at the pace that all groups of the node share, so that one that comes back does
+ * not slow the others; only where no quorum is to be had without it, it is in a hurry. */
 #include <string.h>
 
 #include "core/consensus/paxos__.h"
@@ -37,7 +37,7 @@ void feed__accept(struct step *step, uint16_t node, bool with_entries)
                                                  .time = slot->time,
                                                  .opened = slot->opened,
                                                  .members = slot->members,
-                                                 .members_incarnation = slot->members_incarnation,
+                                                 .members_instance = slot->members_instance,
                                                  .size = slot->size,
                                                  .flags = slot->flags};
         }

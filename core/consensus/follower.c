@@ -72,7 +72,7 @@ static bool store(struct step *step, const struct paxos_message *message)
                                                         .flags = entry->flags,
                                                         .sequence = effect->sequence,
                                                         .members = entry->members,
-                                                        .members_incarnation = entry->members_incarnation};
+                                                        .members_instance = entry->members_instance};
         members__note(self, index);
         paxos__note_time(self, entry->time);
     }
@@ -106,6 +106,7 @@ void follower__accept(struct step *step, const struct paxos_message *message)
         self->read_heard = message->read;
     if (message->lost && message->peer_incarnation == self->pairs->options.incarnation && !self->options.amnesiac) {
         self->options.amnesiac = true;
+        self->options.whole_from = self->options.instance;
         (void)paxos__effect(step, PAXOS_EFFECT_LOST);
     }
     if (message->first > self->match + 1) {
@@ -178,7 +179,7 @@ enum sluice_status follower__installed(struct step *step)
     self->members = snapshot->members;
     /* Added as this very process; who has lost everything does not know what the members were before. */
     if (!self->options.memory_only &&
-        paxos_members_incarnation(&self->members, self->options.node) == self->pairs->options.incarnation)
+        paxos_members_instance(&self->members, self->options.node) == self->options.instance)
         self->options.amnesiac = false;
     if (self->last < self->stable)
         self->last = self->stable;

@@ -7,7 +7,7 @@ bool leader__counts(const struct paxos *self, uint16_t node)
 {
     const struct paxos_follower *follower = &self->followers[node];
     return follower->acknowledged && !follower->learner && !follower->lost &&
-           follower->incarnation >= paxos_members_incarnation(&self->members, node);
+           follower->instance >= paxos_members_instance(&self->members, node);
 }
 
 static void reads_done(struct step *step)
@@ -221,7 +221,7 @@ enum sluice_status leader__propose(struct step *step)
                                                                .flags = proposal->flags,
                                                                .sequence = effect->sequence,
                                                                .members = proposal->members,
-                                                               .members_incarnation = proposal->members_incarnation};
+                                                               .members_instance = proposal->members_instance};
         members__note(self, self->last);
         paxos__note_time(self, proposal->time);
     }
@@ -242,7 +242,7 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
                                  const struct paxos_message *message)
 {
     struct pairs_peer *peer = &self->pairs->peers[message->from];
-    bool newcomer = message->incarnation != follower->incarnation;
+    bool newcomer = message->instance != follower->instance;
     if (newcomer) {
         /* What its former process said is no word of this one. It may know less of what is chosen, and so acknowledge
          * less for now; but its log must reach as far as it was acknowledged. And a loss is made good by no restart:
@@ -254,6 +254,7 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
         follower->defections = 0;
     }
     follower->incarnation = message->incarnation;
+    follower->instance = message->instance;
     follower->acknowledged = true;
     follower->learner = message->learner;
     if (message->learner)
@@ -289,8 +290,10 @@ void leader__accepted(struct step *step, const struct paxos_message *message)
     if ((members__audience(self) & paxos_mask(message->from)) == 0)
         return;
     struct paxos_follower *follower = &self->followers[message->from];
-    /* A late word of a former process, before a beat told of the present one: it would pass for a loss. */
-    if (message->incarnation < follower->incarnation)
+    /* A late word of a former process or replica, before the present one was heard: it would pass for a loss. And one
+     * of another placement on that node speaks of data that are gone. */
+    if (message->instance < follower->instance ||
+        ((self->wanted & paxos_mask(message->from)) != 0 && message->since != self->since[message->from]))
         return;
     note_acknowledgement(self, follower, message);
     feed__answered(self, message);

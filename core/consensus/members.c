@@ -14,29 +14,29 @@ static uint32_t rank_of(uint64_t voters, uint16_t node)
     return paxos_mask_count(voters & (paxos_mask(node) - 1));
 }
 
-void paxos_members_apply(struct paxos_members *self, uint64_t voters, uint64_t incarnation, uint64_t index)
+void paxos_members_apply(struct paxos_members *self, uint64_t voters, uint64_t instance, uint64_t index)
 {
     struct paxos_members was = *self;
     /* Members change one at a time. Who did not know them before can't tell whom this entry added: those that the group
      * began with count as any process. */
     bool one = paxos_mask_count(voters & ~was.voters) == 1 && was.voters != 0;
     uint32_t count = 0;
-    memset(self->incarnations, 0, sizeof(self->incarnations));
+    memset(self->instances, 0, sizeof(self->instances));
     for (uint64_t rest = voters; rest != 0 && count < PAXOS_REPLICAS_MAX; rest &= rest - 1, count++) {
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
-        self->incarnations[count] = (was.voters & paxos_mask(node)) != 0 ? was.incarnations[rank_of(was.voters, node)]
-                                    : one                                ? incarnation
-                                                                         : 0;
+        self->instances[count] = (was.voters & paxos_mask(node)) != 0 ? was.instances[rank_of(was.voters, node)]
+                                 : one                                ? instance
+                                                                      : 0;
     }
     self->voters = voters;
     self->index = index;
 }
 
-uint64_t paxos_members_incarnation(const struct paxos_members *self, uint16_t node)
+uint64_t paxos_members_instance(const struct paxos_members *self, uint16_t node)
 {
     if ((self->voters & paxos_mask(node)) == 0)
         return UINT64_MAX;
-    return self->incarnations[rank_of(self->voters, node)];
+    return self->instances[rank_of(self->voters, node)];
 }
 
 bool members__step(uint64_t from, uint64_t to)
@@ -55,7 +55,7 @@ void members__governing(const struct paxos *self, uint64_t end, struct paxos_mem
     for (uint64_t index = self->stable + 1; index < end; index++) {
         const struct paxos_slot *slot = paxos__slot(self, index);
         if (slot->members != 0)
-            paxos_members_apply(out, slot->members, slot->members_incarnation, index);
+            paxos_members_apply(out, slot->members, slot->members_instance, index);
     }
 }
 
@@ -80,10 +80,10 @@ void members__stable(struct step *step, uint64_t index)
     struct paxos *self = step->self;
     const struct paxos_slot *slot = paxos__slot(self, index);
     uint64_t own = paxos_mask(self->options.node), was = self->members.voters;
-    paxos_members_apply(&self->members, slot->members, slot->members_incarnation, index);
+    paxos_members_apply(&self->members, slot->members, slot->members_instance, index);
     /* Added again as this very process: what a former one may have promised has no weight any more. */
-    if ((was & own) == 0 && (slot->members & own) != 0 &&
-        slot->members_incarnation == self->pairs->options.incarnation && !self->options.memory_only)
+    if ((was & own) == 0 && (slot->members & own) != 0 && slot->members_instance == self->options.instance &&
+        !self->options.memory_only)
         self->options.amnesiac = false;
     if (self->role == PAXOS_LEADER)
         self->leaving |= was & ~slot->members & ~own;
@@ -111,15 +111,28 @@ bool members__quorum(uint64_t voters, uint64_t nodes)
 
 /* ---- Where the group should be ---- */
 
-void paxos_set_wanted(struct paxos *self, uint64_t wanted)
+void paxos_set_wanted(struct paxos *self, uint64_t wanted, const uint64_t since[PAXOS_NODES_MAX])
 {
     /* Who comes anew may have been here before and have thrown everything away since, in the same process: what it
      * acknowledged then says nothing. */
     uint64_t anew = wanted & ~self->wanted & ~self->members.voters & ~UINT64_C(1);
+    for (uint64_t rest = wanted & ~self->members.voters; rest != 0; rest &= rest - 1)
+        if (since != NULL && since[__builtin_ctzll(rest)] != self->since[__builtin_ctzll(rest)])
+            anew |= rest & -rest;
     for (uint64_t rest = anew; rest != 0; rest &= rest - 1)
         memset(&self->followers[__builtin_ctzll(rest)], 0, sizeof(self->followers[0]));
     self->leaving &= ~anew;
+    for (uint64_t rest = wanted; rest != 0; rest &= rest - 1)
+        self->since[__builtin_ctzll(rest)] = since == NULL ? 0 : since[__builtin_ctzll(rest)];
     self->wanted = wanted & ~UINT64_C(1);
+}
+
+bool paxos_is_wanted(const struct paxos *self, uint64_t wanted, const uint64_t since[PAXOS_NODES_MAX])
+{
+    bool same = self->wanted == (wanted & ~UINT64_C(1));
+    for (uint64_t rest = wanted; same && rest != 0; rest &= rest - 1)
+        same = self->since[__builtin_ctzll(rest)] == since[__builtin_ctzll(rest)];
+    return same;
 }
 
 uint64_t paxos_learners(const struct paxos *self)
@@ -139,17 +152,31 @@ uint64_t members__audience(const struct paxos *self)
 static bool keeps_up(const struct paxos *self, uint16_t node)
 {
     const struct paxos_follower *follower = &self->followers[node];
-    return follower->acknowledged && !follower->snapshot &&
+    /* Something of its own must be on its disk: by then that knows which replica this is. */
+    return follower->acknowledged && !follower->snapshot && follower->match > 0 &&
            follower->incarnation == self->pairs->peers[node].incarnation &&
            pairs_alive(self->pairs, node, 0, self->heard_now_ns) &&
            follower->match + self->options.window / 4 >= self->last;
 }
 
-bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *incarnation)
+/* Could these go on without anybody else? Who is removed is missed at once, so those who stay must be there, keep up
+ * and count: one that has lost its memory, or is down, is no voter to rely on. */
+static bool can_go_on(const struct paxos *self, uint64_t voters)
+{
+    uint64_t sound = paxos_mask(self->options.node);
+    for (uint64_t rest = voters & ~sound; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        if (leader__counts(self, node) && keeps_up(self, node))
+            sound |= paxos_mask(node);
+    }
+    return members__quorum(voters, sound & voters);
+}
+
+bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *instance)
 {
     uint64_t now = self->members.voters;
     uint32_t count = paxos_mask_count(now);
-    *voters = *incarnation = 0;
+    *voters = *instance = 0;
     if (self->role != PAXOS_LEADER || !self->leading || self->wanted == 0 || self->transfer_to != 0 ||
         members__pending(self) != 0 || !members__votes(self, self->options.node))
         return false;
@@ -157,7 +184,8 @@ bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *in
          rest &= rest - 1) {
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
         const struct paxos_follower *follower = &self->followers[node];
-        if (follower->acknowledged && (follower->learner || follower->lost) && count > 1) {
+        if (follower->acknowledged && (follower->learner || follower->lost) &&
+            can_go_on(self, now & ~paxos_mask(node))) {
             *voters = now & ~paxos_mask(node);
             return true;
         }
@@ -166,13 +194,17 @@ bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *in
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
         if (keeps_up(self, node)) {
             *voters = now | paxos_mask(node);
-            *incarnation = self->followers[node].incarnation;
+            *instance = self->followers[node].instance;
             return true;
         }
     }
     uint64_t surplus = now & ~self->wanted & ~paxos_mask(self->options.node);
     if (surplus == 0 || ((self->wanted & ~now) != 0 && count < PAXOS_REPLICAS_MAX))
         return false;
-    *voters = now & ~(surplus & -surplus);
-    return true;
+    for (uint64_t rest = surplus; rest != 0; rest &= rest - 1)
+        if (can_go_on(self, now & ~(rest & -rest))) {
+            *voters = now & ~(rest & -rest);
+            return true;
+        }
+    return false;
 }

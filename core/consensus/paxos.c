@@ -35,6 +35,9 @@ struct paxos_message *paxos__send(struct step *step, uint16_t node, enum paxos_m
     message->last = self->last;
     message->stable = self->stable;
     message->incarnation = self->pairs->options.incarnation;
+    message->instance = self->options.instance;
+    message->since = self->options.since;
+    message->whole_from = self->options.amnesiac ? self->options.whole_from : 0;
     message->peer_incarnation = self->pairs->peers[node].incarnation;
     return message;
 }
@@ -113,6 +116,10 @@ enum sluice_status paxos_init(struct paxos *self, const struct paxos_options *op
         !power || recovered->stable > recovered->last || recovered->last - recovered->stable > options->window)
         return SLUICE_INVALID;
     self->options = *options;
+    if (self->options.instance == 0)
+        self->options.instance = pairs->options.incarnation << PAXOS_INSTANCE_BITS;
+    if (self->options.whole_from == 0)
+        self->options.whole_from = self->options.instance;
     self->pairs = pairs;
     self->slots = slots;
     self->members = recovered->members;
@@ -157,7 +164,8 @@ static bool message_possible(const struct paxos *self, const struct paxos_messag
     /* From any node of the cluster: whoever lags does not know all members yet. */
     if (message->from == 0 || message->from >= PAXOS_NODES_MAX || message->from == self->options.node)
         return false;
-    if (message->entry_count > PAXOS_MESSAGE_ENTRIES_MAX || message->ballot == UINT64_MAX || message->incarnation == 0)
+    if (message->entry_count > PAXOS_MESSAGE_ENTRIES_MAX || message->ballot == UINT64_MAX ||
+        message->incarnation == 0 || message->instance >> PAXOS_INSTANCE_BITS != message->incarnation)
         return false;
     if (message->first > UINT64_MAX - PAXOS_MESSAGE_ENTRIES_MAX)
         return false;

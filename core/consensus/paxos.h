@@ -19,8 +19,9 @@
 
 #define PAXOS_REPLICAS_MAX        7 /* voters of a group */
 #define PAXOS_NODES_MAX           PAIRS_NODES_MAX
-#define PAXOS_AUDIENCE_MAX        12         /* voters and learners that one leader feeds */
-#define PAXOS_MESSAGE_ENTRIES_MAX 256        /* entries in one message */
+#define PAXOS_INSTANCE_BITS       20  /* below the incarnation: how many replicas of a group a process may open */
+#define PAXOS_AUDIENCE_MAX        12  /* voters and learners that one leader feeds */
+#define PAXOS_MESSAGE_ENTRIES_MAX 256 /* entries in one message */
 #define PAXOS_MESSAGE_BYTES_MAX   (1u << 20) /* a message carries at least one entry, and further ones up to this */
 
 /* A ballot is round << 16 | node; 0 is "none". */
@@ -45,15 +46,15 @@ static inline uint32_t paxos_mask_count(uint64_t mask)
 
 /* Who votes, by the log up to some index. */
 struct paxos_members {
-    uint64_t voters;                           /* a mask; 0: not known yet, this replica only learns */
-    uint64_t index;                            /* of the entry that it stems from; 0: the group began with it */
-    uint64_t incarnations[PAXOS_REPLICAS_MAX]; /* of each voter in the order of the nodes, as it was when it was added:
-                                                  an older process of it has no vote. 0: any */
+    uint64_t voters;                        /* a mask; 0: not known yet, this replica only learns */
+    uint64_t index;                         /* of the entry that it stems from; 0: the group began with it */
+    uint64_t instances[PAXOS_REPLICAS_MAX]; /* of each voter in the order of the nodes, as it was when it was added:
+                                                  an older replica of it has no vote. 0: any */
 };
-/* What the members entry at `index` makes of them: `incarnation` is that of the node that it adds. */
-void paxos_members_apply(struct paxos_members *self, uint64_t voters, uint64_t incarnation, uint64_t index);
-/* The incarnation that a voter must have at least; UINT64_MAX where it is none. */
-uint64_t paxos_members_incarnation(const struct paxos_members *self, uint16_t node);
+/* What the members entry at `index` makes of them: `instance` is that of the replica that it adds. */
+void paxos_members_apply(struct paxos_members *self, uint64_t voters, uint64_t instance, uint64_t index);
+/* The instance that a voter must have at least; UINT64_MAX where it is none. */
+uint64_t paxos_members_instance(const struct paxos_members *self, uint16_t node);
 
 struct paxos_slot {
     uint64_t ballot; /* under which the entry was accepted here */
@@ -63,7 +64,7 @@ struct paxos_slot {
     uint64_t opened;   /* the highest ballot known to begin its log at or before this index; see election.c */
     uint64_t sequence; /* on disk once the caller has reported this one; 0: it is */
     uint64_t members;  /* a members entry: the voters from the next index on; 0: another entry */
-    uint64_t members_incarnation;
+    uint64_t members_instance;
 };
 
 enum paxos_message_type {
@@ -83,7 +84,7 @@ struct paxos_message_entry {
     uint64_t time;
     uint64_t opened;
     uint64_t members;
-    uint64_t members_incarnation;
+    uint64_t members_instance;
     uint32_t size;
     uint32_t flags;
 };
@@ -104,7 +105,9 @@ struct paxos_message {
     uint64_t received;    /* ACCEPTED: in memory up to here under `ballot` */
     uint64_t persisted;   /* ACCEPTED: on disk up to here under `ballot` */
     uint64_t incarnation; /* of the sender */
+    uint64_t instance, since;  /* of the sender: see paxos_options */
     uint64_t peer_incarnation; /* of the receiver as the sender knows it */
+    uint64_t whole_from;       /* of an amnesiac: see paxos_options; 0: it has forgotten nothing ever */
     uint64_t defections;       /* PROMISE, ACCEPTED: see pairs.h */
     uint64_t stable_opened;    /* PROMISE: the `opened` of the sender's stable entry */
     uint64_t ceiling;          /* PROMISE */
@@ -146,7 +149,7 @@ struct paxos_proposal {
     uint32_t size;
     uint32_t flags;   /* carried unread */
     uint64_t members; /* what paxos_next_members said; such a proposal comes alone */
-    uint64_t members_incarnation;
+    uint64_t members_instance;
 };
 
 struct paxos_event {
@@ -216,8 +219,14 @@ struct paxos_options {
     uint64_t epoch;
     uint16_t replicas[PAXOS_REPLICAS_MAX]; /* the members that the group began with; none: the log will tell */
     uint32_t replica_count;
-    uint16_t preferred;          /* who campaigns first in a group that never had a ballot */
-    bool memory_only;            /* volatile pool: entries count when received, only promises go to disk */
+    /* This replica among all that its node ever opens of the group: rises with each. Its upper bits are the process's
+     * incarnation; 0: the first one of the process. */
+    uint64_t instance;
+    uint64_t since;     /* which placement on this node it is, as the cluster map counts them */
+    uint16_t preferred; /* who campaigns first in a group that never had a ballot */
+    bool memory_only;   /* volatile pool: entries count when received, only promises go to disk */
+    /* amnesiac: the instance from which on this node's replicas have forgotten nothing; 0: this one. */
+    uint64_t whole_from;
     bool amnesiac;               /* it may have lost what it acknowledged: a learner until ADMIT (memory_only), or until
                                     it was removed from the members and added again as this process */
     uint64_t election_ns;        /* base of the randomised election time-out, 150 ms */
@@ -249,7 +258,7 @@ struct paxos_follower {
     uint64_t sent_ns;     /* of the last ACCEPT */
     uint64_t stable;      /* its own, as it said last */
     uint64_t sent_stable; /* the stable index that it was told last */
-    uint64_t incarnation;
+    uint64_t incarnation, instance, whole_from;
     uint64_t defections;   /* with its latest acknowledgement of our ballot */
     uint32_t unanswered;   /* probes in a row */
     bool acknowledged;     /* it acknowledged our ballot */
@@ -303,6 +312,7 @@ struct paxos {
     uint64_t members_highest;                         /* no members entry that is not stable lies beyond */
     uint64_t leaving;                                 /* leader: removed, and to be told so */
     uint64_t wanted;                                  /* where the cluster map wants the group; 0: leave it */
+    uint64_t since[PAXOS_NODES_MAX];                  /* of those: their placements */
     uint64_t standing;                                /* ballot asked for in a pre-vote */
     uint64_t released;                                /* the ballot whose leader asked us to stand */
     uint64_t asked, votes;                            /* candidate: masks of nodes */
@@ -343,12 +353,15 @@ void paxos_fed(struct paxos *self, uint16_t node, uint64_t first, uint32_t count
 uint64_t paxos_next_tick_ns(const struct paxos *self);
 
 /* Where the cluster map wants the group, told to every replica: whoever leads feeds the nodes of `wanted` that don't
- * vote as learners. 0: the members are left as they are. */
-void paxos_set_wanted(struct paxos *self, uint64_t wanted);
+ * vote as learners. 0: the members are left as they are. `since` (by node; NULL: all 0) are their placements: what a
+ * replica of another placement on the same node says counts for nothing, for its data may be gone. */
+void paxos_set_wanted(struct paxos *self, uint64_t wanted, const uint64_t since[PAXOS_NODES_MAX]);
+/* Is that known already? */
+bool paxos_is_wanted(const struct paxos *self, uint64_t wanted, const uint64_t since[PAXOS_NODES_MAX]);
 /* Leader: the one step that is right to propose now on the way to what is wanted. A voter that has lost its memory is
  * removed, a learner that holds all but the last quarter of a window is added, a voter that is not wanted is removed
  * once all that are wanted vote; the leader itself hands over first. False: none. */
-bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *incarnation);
+bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *instance);
 /* Leader: whom it feeds without their vote. */
 uint64_t paxos_learners(const struct paxos *self);
 

@@ -46,11 +46,11 @@ static enum sluice_status add_group(struct node *self, struct host_group *group)
 }
 
 /* The map as it stands in the store, and where `host` the group whose log makes it. */
-static enum sluice_status open_map(struct node *self, uint64_t founders, bool host, bool joined)
+static enum sluice_status open_map(struct node *self, uint64_t founders, bool host)
 {
     const struct versions_options options = {
         .group = MAP_GROUP, .epoch = 1, .store = self->store, .hot_bytes_max = 4u << 20};
-    struct host_group group = {.group = MAP_GROUP, .epoch = 1, .joined = joined};
+    struct host_group group = {.group = MAP_GROUP, .epoch = 1};
     struct cluster *cluster = NULL;
     enum sluice_status status = versions_create(&options, &group.versions);
     if (status != SLUICE_OK)
@@ -64,7 +64,11 @@ static enum sluice_status open_map(struct node *self, uint64_t founders, bool ho
         cluster_destroy(self->cluster);
     self->cluster = cluster;
     const struct map *map = cluster_map(cluster);
-    if (!host && (map == NULL || map_replica_find(&map->group, self->options.id) == NULL)) {
+    const struct map *told =
+        self->told_map != NULL && (map == NULL || self->told_map->epoch > map->epoch) ? self->told_map : map;
+    const struct map_replica *own = told == NULL ? NULL : map_replica_find(&told->group, self->options.id);
+    group.since = own == NULL ? 0 : own->since;
+    if (!host && own == NULL) {
         versions_destroy(group.versions);
         return SLUICE_OK;
     }
@@ -79,7 +83,7 @@ enum sluice_status groups__open(struct node *self, char *error, size_t error_siz
     uint64_t founders = 0;
     for (size_t i = 0; i < self->identity.founder_count; i++)
         founders |= UINT64_C(1) << self->identity.founders[i];
-    enum sluice_status status = open_map(self, founders, founders != 0, founders == 0);
+    enum sluice_status status = open_map(self, founders, founders != 0);
     if (status != SLUICE_OK)
         snprintf(error, error_size, "the cluster map in %s cannot be recovered: %s", self->options.data_path,
                  sluice_status_text(status));
@@ -121,7 +125,7 @@ static void join(struct node *self, const struct map *map, const struct map_shar
         .group = shard->id,
         .epoch = shard->epoch,
         .memory_only = memory_only,
-        .joined = own->joined,
+        .since = own->since,
         .amnesiac = memory_only && own->incarnation != self->identity.incarnation,
     };
     set_founders(&group, shard->founders, shard);
@@ -133,9 +137,9 @@ static void join(struct node *self, const struct map *map, const struct map_shar
 /* Tells the replica what the map wants of it. */
 static void want(struct node *self, const struct map_shard *shard)
 {
-    uint16_t nodes[MAP_REPLICAS_MAX];
+    struct host_wanted nodes[MAP_REPLICAS_MAX];
     for (size_t i = 0; i < shard->replica_count; i++)
-        nodes[i] = shard->replicas[i].node;
+        nodes[i] = (struct host_wanted){.node = shard->replicas[i].node, .since = shard->replicas[i].since};
     host_group_want(self->host, shard->id, nodes, (uint32_t)shard->replica_count);
 }
 
@@ -144,7 +148,7 @@ static void follow_shard(struct node *self, const struct map *map, const struct 
     const struct map_replica *own = map_replica_find(shard, self->options.id);
     uint64_t epoch = 0;
     bool here = host_group_has(self->host, shard->id, &epoch);
-    if (here && (own == NULL || epoch != shard->epoch)) {
+    if (here && (own == NULL || epoch != shard->epoch || own->since != host_group_since(self->host, shard->id))) {
         host_group_remove(self->host, shard->id, true);
         here = false;
     }
@@ -166,7 +170,7 @@ static void follow_map_group(struct node *self, const struct map *map)
         LOG_INFO("node", "this node does not keep the cluster map any more");
         host_group_remove(self->host, MAP_GROUP, true);
     } else if (own != NULL && !here) {
-        enum sluice_status status = open_map(self, map->group.founders, true, own->joined);
+        enum sluice_status status = open_map(self, map->group.founders, true);
         if (status != SLUICE_OK)
             node__fail(self, status, "the cluster map could not be opened");
         LOG_INFO("node", "this node keeps the cluster map from now on");

@@ -4,8 +4,10 @@
 
 #include "core/shard/host__.h"
 
-/* Records of a promise under a group's number with this bit say from which process on the node's vote is good again: it
- * had lost something, and what its former processes promised can't be relied upon. */
+/* Records of a promise under a group's number with this bit, with the placement where an epoch is otherwise, say from
+ * which replica (its instance) on the node's vote is good again: it had lost something, or begins without what its node
+ * held of the group at an earlier time; so what older replicas promised can't be relied upon, and what the log says of
+ * them is not said of it. */
 #define LOST_GROUP 0x80000000u
 
 /* ---- What the segments held ---- */
@@ -82,8 +84,10 @@ enum sluice_status host_recover(struct host *self, const struct wal_record *reco
     if (recovered == NULL)
         return SLUICE_MEMORY;
     if ((record->group & LOST_GROUP) != 0) {
-        if (record->ballot > recovered->lost)
+        if (record->ballot > recovered->lost) {
             recovered->lost = record->ballot;
+            recovered->lost_since = record->epoch;
+        }
         return SLUICE_OK;
     }
     if (record->epoch < recovered->epoch)
@@ -139,20 +143,21 @@ static enum sluice_status replay_stable(struct replica *self, const struct host_
     return SLUICE_OK;
 }
 
-enum sluice_status group__note_lost(struct replica *self)
+enum sluice_status group__note_lost(struct replica *self, bool lost)
 {
     struct host *host = self->host;
     const struct wal_record record = {.type = WAL_PROMISE,
                                       .group = self->group | LOST_GROUP,
-                                      .epoch = self->epoch,
-                                      .ballot = host->options.pairs.incarnation};
+                                      .epoch = self->paxos.options.since,
+                                      .ballot = self->paxos.options.instance};
     if (self->memory_only)
         return SLUICE_OK;
-    LOG_ERROR(
-        "shard",
-        "group=%u this replica has lost a part of its log; it has no vote until it holds everything again and was "
-        "taken into the members anew",
-        self->group);
+    if (lost)
+        LOG_ERROR(
+            "shard",
+            "group=%u this replica has lost a part of its log; it has no vote until it holds everything again and "
+            "was taken into the members anew",
+            self->group);
     self->dirty = true;
     host__busy(self);
     return host->env.persist(host->env.arg, &record);
@@ -161,12 +166,12 @@ enum sluice_status group__note_lost(struct replica *self)
 /* Has this process no vote, although the members name its node? */
 static bool without_vote(const struct replica *self, const struct host_group *group, uint64_t lost)
 {
-    uint64_t since = paxos_members_incarnation(&self->members, self->host->options.pairs.node);
+    uint64_t added = paxos_members_instance(&self->members, self->host->options.pairs.node);
     if (group->memory_only)
         return group->amnesiac;
-    if (since == UINT64_MAX)
+    if (added == UINT64_MAX)
         return false; /* no member: once it is added, that is for this process or a later one */
-    return group->amnesiac || group->lost || (group->joined && since == 0) || since < lost;
+    return group->amnesiac || group->lost || (group->since != 0 && added == 0) || added < lost;
 }
 
 static enum sluice_status open_consensus(struct replica *self, const struct host_group *group,
@@ -176,6 +181,9 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
     struct paxos_options options = {
         .node = host->options.pairs.node,
         .epoch = group->epoch,
+        .instance = host->options.pairs.incarnation << PAXOS_INSTANCE_BITS | host->opened++,
+        .since = group->since,
+        .whole_from = group->lost ? 0 : lost,
         .replica_count = group->replica_count,
         .preferred = group->replica_count == 0 ? 0 : group->replicas[0],
         .memory_only = group->memory_only,
@@ -214,7 +222,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         struct entry_members members;
         if (peer_members(entry, &members)) {
             slot.members = members.voters;
-            slot.members_incarnation = members.incarnation;
+            slot.members_instance = members.instance;
         }
         paxos_recover_slot(&self->paxos, index, &slot);
         struct entry *held = &self->log[index & (host->options.window - 1)];
@@ -317,6 +325,7 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
     }
     struct host__recovered *recovered = recovered_of(self, group->group, false);
     uint64_t lost = recovered == NULL ? 0 : recovered->lost; /* of whatever epoch */
+    uint64_t lost_since = recovered == NULL ? 0 : recovered->lost_since;
     if (recovered != NULL && recovered->epoch != group->epoch)
         recovered = NULL;
     for (uint32_t i = 0; i < group->replica_count; i++)
@@ -328,8 +337,11 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
         status = open_consensus(replica, group, recovered, lost);
     if (status != SLUICE_OK)
         goto fail;
-    if (group->lost)
-        status = group__note_lost(replica);
+    /* What the log will say of earlier placements on this node is not said of this one, and not of its next process.
+     * That is on disk before any entry is; as long as none is, nothing was acknowledged that could be lost. */
+    bool anew = group->since != 0 && replica->paxos.last == 0 && lost_since != group->since;
+    if (group->lost || anew)
+        status = group__note_lost(replica, group->lost);
     if (status != SLUICE_OK)
         goto fail;
     if (recovered != NULL)
@@ -415,17 +427,25 @@ void host_group_admit(struct host *self, uint32_t group)
         replica__step(replica, &event, NULL, NULL);
 }
 
-void host_group_want(struct host *self, uint32_t group, const uint16_t *nodes, uint32_t count)
+uint64_t host_group_since(const struct host *self, uint32_t group)
+{
+    const struct replica *replica = host__replica(self, group);
+    return replica == NULL ? 0 : replica->paxos.options.since;
+}
+
+void host_group_want(struct host *self, uint32_t group, const struct host_wanted *nodes, uint32_t count)
 {
     struct replica *replica = host__replica(self, group);
-    uint64_t wanted = 0;
+    uint64_t wanted = 0, since[PAXOS_NODES_MAX] = {0};
     for (uint32_t i = 0; i < count; i++)
-        if (nodes[i] > 0 && nodes[i] < PAIRS_NODES_MAX)
-            wanted |= UINT64_C(1) << nodes[i];
-    if (replica == NULL || replica->wanted == wanted)
+        if (nodes[i].node > 0 && nodes[i].node < PAXOS_NODES_MAX) {
+            wanted |= paxos_mask(nodes[i].node);
+            since[nodes[i].node] = nodes[i].since;
+        }
+    if (replica == NULL || paxos_is_wanted(&replica->paxos, wanted, since))
         return;
     replica->wanted = wanted;
-    paxos_set_wanted(&replica->paxos, wanted);
+    paxos_set_wanted(&replica->paxos, wanted, since);
     replica->due_ns = 0;
     self->next_tick_ns = 0;
 }

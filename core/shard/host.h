@@ -91,7 +91,9 @@ struct host_group {
     uint32_t replica_count;
     bool memory_only;
     bool amnesiac;
-    bool joined;               /* it came after the beginning: a vote that its node had then is not this replica's */
+    /* 0: it is of those that the group began with. Else which placement on this node it is, rising from one to the
+     * next: it came later and without a vote, and none that its node had before is its own. */
+    uint64_t since;
     bool lost;                 /* a persistent group whose disk may have lost something: it begins as an amnesiac */
     struct versions *versions; /* given: used and destroyed by the host (the simulator keeps one across a crash); NULL:
                                   the host creates it */
@@ -101,10 +103,16 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
 /* Leaves it; `erase` drops its data. Requests in flight are answered STALE_MAP or OUTCOME_UNKNOWN. */
 void host_group_remove(struct host *self, uint32_t group, bool erase);
 bool host_group_has(const struct host *self, uint32_t group, uint64_t *epoch);
+/* host_group.since of one that is there. */
+uint64_t host_group_since(const struct host *self, uint32_t group);
 void host_group_admit(struct host *self, uint32_t group);
 /* The placement that the cluster map wants, told to every replica: whoever leads moves the log's members there, one at
  * a time. None: leave the members as they are. */
-void host_group_want(struct host *self, uint32_t group, const uint16_t *nodes, uint32_t count);
+struct host_wanted {
+    uint16_t node;
+    uint64_t since; /* as in host_group */
+};
+void host_group_want(struct host *self, uint32_t group, const struct host_wanted *nodes, uint32_t count);
 /* Hands the lead over, to `node` or (0) to the replica that holds most; nothing happens where this one does not lead.
  */
 void host_group_transfer(struct host *self, uint32_t group, uint16_t node);

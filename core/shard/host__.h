@@ -119,7 +119,8 @@ struct host__recovered {
     uint64_t epoch;
     uint64_t promised;
     uint64_t stable;
-    uint64_t lost;         /* processes before this one have no vote */
+    uint64_t lost;         /* replicas before this instance have no vote */
+    uint64_t lost_since;   /* of which placement on this node that one was */
     struct entry *entries; /* by index - first; index 0: a hole */
     uint64_t first;
     size_t count, capacity;
@@ -151,6 +152,7 @@ struct host {
     struct host__ticket ceiling_tickets[64];
     uint32_t ceiling_ticket_first, ceiling_ticket_count;
     uint64_t load_bytes;                              /* of all groups */
+    uint64_t opened;                                  /* how many groups this process has opened */
     uint64_t client_ns;                               /* when a client asked for something last */
     struct paxos_pace pace;                           /* of what replicas are sent that lag, all groups together */
     uint64_t written_bytes, written_ns, written_rate; /* proposed since written_ns; bytes a second before that */
@@ -179,7 +181,7 @@ bool host__load_room(const struct replica *self, uint64_t bytes);
 void group__recovered_clear(struct host__recovered *recovered);
 void group__destroy(struct replica *self);
 /* Durably: this replica has no vote until the members take it in anew, as this process or a later one. */
-enum sluice_status group__note_lost(struct replica *self) SLUICE_MUST_CHECK;
+enum sluice_status group__note_lost(struct replica *self, bool lost) SLUICE_MUST_CHECK;
 void group__tick_all(struct host *self);
 
 /* peers.c */

@@ -91,6 +91,9 @@ void peer_paxos_write(const struct paxos_message *message, struct peer_paxos *ou
         .persisted = message->persisted,
         .incarnation = message->incarnation,
         .peer_incarnation = message->peer_incarnation,
+        .instance = message->instance,
+        .since = message->since,
+        .whole_from = message->whole_from,
         .defections = message->defections,
         .ceiling = message->ceiling,
         .stable_opened = message->stable_opened,
@@ -155,6 +158,9 @@ enum sluice_status peer_paxos_read(const void *data, size_t size, uint32_t group
     out->persisted = wire.persisted;
     out->incarnation = wire.incarnation;
     out->peer_incarnation = wire.peer_incarnation;
+    out->instance = wire.instance;
+    out->since = wire.since;
+    out->whole_from = wire.whole_from;
     out->defections = wire.defections;
     out->ceiling = wire.ceiling;
     out->stable_opened = wire.stable_opened;
@@ -183,7 +189,7 @@ enum sluice_status peer_paxos_read(const void *data, size_t size, uint32_t group
             return SLUICE_INVALID;
         if (entries[i].kind == ENTRY_MEMBERS) {
             out->entries[i].members = members.voters;
-            out->entries[i].members_incarnation = members.incarnation;
+            out->entries[i].members_instance = members.instance;
         }
     }
     return offset == size ? SLUICE_OK : SLUICE_INVALID;

@@ -54,10 +54,11 @@ struct peer_paxos {
     uint8_t lost;
     uint32_t entry_count;
     uint64_t epoch, ballot, first, last, stable, received, persisted;
-    uint64_t incarnation, peer_incarnation, defections, ceiling, closed_time, closed_index, stable_opened;
+    uint64_t incarnation, peer_incarnation, instance, since, whole_from;
+    uint64_t defections, ceiling, closed_time, closed_index, stable_opened;
     uint64_t read, transfer;
 };
-_Static_assert(sizeof(struct peer_paxos) == 136, "frozen layout");
+_Static_assert(sizeof(struct peer_paxos) == 160, "frozen layout");
 
 /* A snapshot on its way: stable entries in order. Everything in it is chosen, so it matters to nobody who leads by now.
  * The receiver says how far it is; that is where the sender goes on, after a break too. */

@@ -211,7 +211,7 @@ enum sluice_status replica__members_apply(struct versions *versions, struct paxo
     struct entry_members change;
     if (!peer_members(entry, &change))
         return SLUICE_CORRUPT;
-    paxos_members_apply(members, change.voters, change.incarnation, entry->index);
+    paxos_members_apply(members, change.voters, change.instance, entry->index);
     const struct versions_fact fact = {.name = {MEMBERS_FACT, 1}, .value = {members, sizeof(*members)}};
     return versions_apply(versions, entry, NULL, 0, &fact, 1);
 }
@@ -311,7 +311,7 @@ static void carry_out(struct replica *self, const struct paxos_effect *effect, s
         snapshot__begin(self, effect->node);
         break;
     case PAXOS_EFFECT_LOST:
-        if (group__note_lost(self) != SLUICE_OK)
+        if (group__note_lost(self, true) != SLUICE_OK)
             self->host->env.fatal(self->host->env.arg, SLUICE_IO, "a loss could not be handed to the disk");
         break;
     case PAXOS_EFFECT_CAUGHT_UP:
@@ -443,13 +443,13 @@ void replica__propose(struct replica *self)
 void replica__propose_members(struct replica *self)
 {
     struct host *host = self->host;
-    uint64_t voters, incarnation;
+    uint64_t voters, instance;
     if (!self->stepped)
         return;
     self->stepped = false;
-    if (!paxos_next_members(&self->paxos, &voters, &incarnation))
+    if (!paxos_next_members(&self->paxos, &voters, &instance))
         return;
-    const struct entry_members change = {.voters = voters, .incarnation = incarnation};
+    const struct entry_members change = {.voters = voters, .instance = instance};
     struct buf *body = buf_dup(&change, sizeof(change));
     if (body == NULL)
         return;
@@ -464,11 +464,8 @@ void replica__propose_members(struct replica *self)
                           .kind = ENTRY_MEMBERS,
                           .body_crc = crc32c(&change, sizeof(change)),
                           .body = body};
-    const struct paxos_proposal proposal = {.time = time,
-                                            .size = sizeof(change),
-                                            .flags = ENTRY_MEMBERS,
-                                            .members = voters,
-                                            .members_incarnation = incarnation};
+    const struct paxos_proposal proposal = {
+        .time = time, .size = sizeof(change), .flags = ENTRY_MEMBERS, .members = voters, .members_instance = instance};
     const struct host__pending nobody = {0};
     struct paxos_event event = {.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1};
     replica__step(self, &event, &entry, &nobody);

@@ -19,8 +19,8 @@ enum entry_kind {
 };
 
 struct entry_members {
-    uint64_t voters;      /* a mask of nodes */
-    uint64_t incarnation; /* of the one that is added */
+    uint64_t voters;   /* a mask of nodes */
+    uint64_t instance; /* of the replica that is added */
 };
 _Static_assert(sizeof(struct entry_members) == 16, "frozen layout");
 

@@ -185,6 +185,18 @@ static void check_written(struct versions *versions, const struct sim_operation 
     version_release(&version);
 }
 
+bool sim_at_rest(void)
+{
+    for (uint32_t group = 1; group <= sim.group_count; group++)
+        for (uint32_t id = 1; id <= sim.node_count; id++) {
+            const struct replica *replica = host__replica(sim.nodes[id].host, group);
+            if ((sim.placement[group].wanted >> id & 1) &&
+                (replica == NULL || versions_applied(replica->versions, NULL) != sim.logs[group].count))
+                return false;
+        }
+    return true;
+}
+
 void sim_check_end(void)
 {
     for (uint32_t group = 1; group <= sim.group_count; group++)

@@ -1,6 +1,6 @@
 /* The simulator's command line: one seed, or many.
  *
- * sim [--seed N] [--seeds COUNT | --minutes M] [--steps EVENTS] [--verbose] [--members [--again]] */
+ * sim [--seed N] [--seeds COUNT | --minutes M] [--steps EVENTS] [--verbose] */
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -50,8 +50,7 @@ int main(int argc, char **argv)
     static const struct option options[] = {
         {"seed", required_argument, NULL, 's'},    {"seeds", required_argument, NULL, 'n'},
         {"minutes", required_argument, NULL, 'm'}, {"steps", required_argument, NULL, 't'},
-        {"verbose", no_argument, NULL, 'v'},       {"members", no_argument, NULL, 'p'},
-        {"again", no_argument, NULL, 'a'},         {0}};
+        {"verbose", no_argument, NULL, 'v'},       {0}};
     uint64_t seed = 1, seeds = 1, steps = 20000, done = 0;
     double minutes = 0, begin = seconds();
     struct sim_totals totals = {0};
@@ -67,10 +66,6 @@ int main(int argc, char **argv)
             steps = strtoull(optarg, NULL, 10);
         else if (option == 'v')
             sim.verbose = true;
-        else if (option == 'p')
-            sim.moving = true;
-        else if (option == 'a')
-            sim.again = true;
         else
             return 64;
     }

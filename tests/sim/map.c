@@ -13,10 +13,10 @@ static const char *address_of(uint32_t node)
 
 static void fill_shard(struct map_shard *shard, uint32_t id)
 {
-    uint16_t wanted[PAXOS_REPLICAS_MAX];
+    struct host_wanted wanted[PAXOS_REPLICAS_MAX];
     *shard = (struct map_shard){.id = id, .epoch = 1, .replica_count = sim_wanted(id, wanted)};
     for (uint32_t i = 0; i < shard->replica_count; i++)
-        shard->replicas[i] = (struct map_replica){.node = wanted[i], .incarnation = 1};
+        shard->replicas[i] = (struct map_replica){.node = wanted[i].node, .since = wanted[i].since, .incarnation = 1};
     shard->founders = id == MAP_GROUP ? map_wanted(shard) : sim.placement[id].founders;
 }
 

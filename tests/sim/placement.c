@@ -10,13 +10,13 @@ static uint64_t bit(uint32_t node)
     return UINT64_C(1) << node;
 }
 
-uint32_t sim_wanted(uint32_t group, uint16_t nodes[PAXOS_REPLICAS_MAX])
+uint32_t sim_wanted(uint32_t group, struct host_wanted nodes[PAXOS_REPLICAS_MAX])
 {
     uint32_t count = 0;
     for (uint32_t i = 0; i < sim.node_count; i++) {
         uint32_t node = 1 + (group + i) % sim.node_count; /* the preferred leaders are spread */
         if (sim.placement[group].wanted & bit(node))
-            nodes[count++] = (uint16_t)node;
+            nodes[count++] = (struct host_wanted){.node = (uint16_t)node, .since = sim.placement[group].since[node]};
     }
     return count;
 }
@@ -45,7 +45,7 @@ static void open_group(struct sim_node *node, uint32_t group)
                                      .amnesiac = sim.memory_only && node->incarnation > 1,
                                      .lost = node->lost};
     /* Whoever came later begins there too, without a vote; the log tells what became of the members. */
-    description.joined = !(placement->founders & bit(node->id)) || (placement->rejoined & bit(node->id)) != 0;
+    description.since = placement->since[node->id];
     for (uint32_t i = 0; i < sim.node_count; i++) {
         uint32_t id = 1 + (group + i) % sim.node_count;
         if (placement->founders & bit(id))
@@ -56,8 +56,12 @@ static void open_group(struct sim_node *node, uint32_t group)
     if (host_group_add(node->host, &description) != SLUICE_OK)
         sim_fail("node %u cannot open group %u", node->id, group);
     node->checked[group] = 0;
+    const struct paxos *paxos = &host__replica(node->host, group)->paxos;
+    sim_say("node %u opens group %u at revision %llu, with entries up to %llu%s", node->id, group,
+            (unsigned long long)paxos->stable, (unsigned long long)paxos->last,
+            paxos->options.amnesiac ? ", without a vote" : "");
     if (sim.faults.members != 0) {
-        uint16_t nodes[PAXOS_REPLICAS_MAX];
+        struct host_wanted nodes[PAXOS_REPLICAS_MAX];
         uint32_t count = sim_wanted(group, nodes);
         host_group_want(node->host, group, nodes, count);
     }
@@ -68,7 +72,6 @@ void sim_open_groups(struct sim_node *node)
     for (uint32_t group = 1; group <= sim.group_count; group++) {
         if (!sim_holds(node, group) && (sim.placement[group].wanted & bit(node->id))) {
             sim.placement[group].held |= bit(node->id);
-            sim.placement[group].rejoined |= bit(node->id);
         }
         if (sim_holds(node, group))
             open_group(node, group);
@@ -81,13 +84,12 @@ static void hear(struct sim_event *event)
     struct sim_node *node = event->arg;
     uint32_t group = event->a;
     if (node->up) {
-        uint16_t nodes[PAXOS_REPLICAS_MAX];
+        struct host_wanted nodes[PAXOS_REPLICAS_MAX];
         uint32_t count = sim_wanted(group, nodes);
         if (sim_node_hold(node, event))
             return;
         if ((sim.placement[group].wanted & bit(node->id)) && !sim_holds(node, group)) {
             sim.placement[group].held |= bit(node->id);
-            sim.placement[group].rejoined |= bit(node->id);
             open_group(node, group);
         }
         host_set_map_epoch(node->host, sim.map->epoch);
@@ -104,6 +106,15 @@ static void tell_all(uint32_t group)
         sim_after(random_below(&sim.random, 200 * NS_PER_MS), hear, &sim.nodes[id])->a = group;
 }
 
+/* One that is on its way out, with all its data, may stay as what it was; one that has gone begins anew. */
+static void place(uint32_t group, uint32_t node)
+{
+    struct sim_placement *placement = &sim.placement[group];
+    if ((placement->wanted & bit(node)) == 0 && (placement->held & bit(node)) == 0)
+        placement->since[node] = sim.map->epoch + 1;
+    placement->wanted |= bit(node);
+}
+
 /* One node comes, one goes, or both: a node is added, taken away, or replaced. */
 void sim_placement_change(void)
 {
@@ -115,11 +126,11 @@ void sim_placement_change(void)
     /* Mostly one change is done before the next; the map group sees to no more than that. */
     if (placement->members != placement->wanted && random_below(&sim.random, 8) != 0)
         return;
-    /* Who gave the group up does not take it up again: without its former memory it would count as the member that a
-     * replica far behind remembers (the rule that a vote needs the log up to its node's latest addition is what is to
-     * stand against that, and can't where the addition is not in any log). */
-    if (random_below(&sim.random, 3) != 0 && (sim.again || sim.nodes[in].gave_up[group] == 0))
-        placement->wanted |= bit(in);
+    if (sim.memory_only && !sim_survives(group, 1))
+        return;
+    /* Whoever gave the group up may be asked to take it up again, by the same process too. */
+    if (random_below(&sim.random, 3) != 0)
+        place(group, in);
     if (random_below(&sim.random, 3) != 0 && (placement->wanted & bit(out)) && count > 1)
         placement->wanted &= ~bit(out);
     sim.totals.placements++;
@@ -170,7 +181,6 @@ void sim_placement_tick(void)
             if (!node->up || sim.now < node->paused_until || !(placement->held & ~placement->wanted & bit(id)))
                 continue;
             placement->held &= ~bit(id);
-            node->gave_up[group] = node->incarnation;
             sim_say("node %u gives group %u up", id, group);
             sim_lambda_role(node, group, false);
             host_group_remove(node->host, group, true);

@@ -66,7 +66,6 @@ struct sim_node {
     struct host *host;
     struct sim_lambda *lambda;
     struct versions *kept[SIM_GROUPS_MAX + 1]; /* while it is down: what its store held */
-    uint64_t gave_up[SIM_GROUPS_MAX + 1];      /* which of its processes gave the group up last */
     bool lost;                                 /* its log was found damaged: it begins without a vote */
     struct sim_disk disk;
     bool wake_set;
@@ -81,9 +80,9 @@ struct sim_node {
 /* Where a group's replicas are: masks of nodes. */
 struct sim_placement {
     uint64_t wanted, founders;
-    uint64_t members;  /* as the log chose them last */
-    uint64_t held;     /* who has the group's data */
-    uint64_t rejoined; /* who came later than the group's beginning */
+    uint64_t members;                  /* as the log chose them last */
+    uint64_t held;                     /* who has the group's data */
+    uint64_t since[SIM_NODES_MAX + 1]; /* by node: which placement there it is; 0: of the founders */
 };
 
 /* The one log that all replicas of a group must hold. */
@@ -172,8 +171,6 @@ struct sim {
     struct sim_event **queue;
     size_t queue_count, queue_capacity;
     struct sim_totals totals; /* of this run */
-    bool moving;              /* --members: groups move between nodes */
-    bool again;               /* --again: nodes that gave a group up may be asked to take it up again */
     uint64_t trace;           /* a digest of everything that happened, to prove that a seed replays */
     bool verbose;
 };
@@ -202,6 +199,8 @@ void sim_clear(void);
 /* Ends the process and starts it again later. False: the run can't afford it now. */
 bool sim_crash(struct sim_node *node);
 bool sim_may_crash(void);
+/* Would so many deaths leave a volatile group its quorum? */
+bool sim_survives(uint32_t group, uint32_t deaths);
 
 /* network.c */
 struct sim_event *sim_frame(uint64_t delay, void (*run)(struct sim_event *event), const struct slice *parts,
@@ -244,7 +243,7 @@ void sim_placement_draw(void);
 void sim_placement_change(void);
 void sim_placement_tick(void);
 void sim_transfer(void);
-uint32_t sim_wanted(uint32_t group, uint16_t nodes[PAXOS_REPLICAS_MAX]);
+uint32_t sim_wanted(uint32_t group, struct host_wanted nodes[PAXOS_REPLICAS_MAX]);
 bool sim_holds(const struct sim_node *node, uint32_t group);
 /* What a process that starts is to hold. */
 void sim_open_groups(struct sim_node *node);
@@ -272,6 +271,8 @@ void sim_client_reply(uint32_t client, const uint8_t *data, size_t size);
 void sim_check_node(struct sim_node *node);
 void sim_check_leases(void);
 void sim_check_history(void);
+/* All replicas have applied what there is: a cursor may have moved a moment ago. */
+bool sim_at_rest(void);
 /* Everything has healed: all replicas hold the same, and all that was acknowledged. */
 void sim_check_end(void);
 

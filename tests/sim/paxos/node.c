@@ -346,7 +346,7 @@ static void send_paxos(struct sim_node *node, uint32_t group, uint32_t to, const
                                                         .time = entry->value.time,
                                                         .opened = entry->value.opened,
                                                         .members = entry->value.members,
-                                                        .members_incarnation = entry->value.members_incarnation,
+                                                        .members_instance = entry->value.members_instance,
                                                         .size = entry->value.size,
                                                         .flags = entry->value.flags};
     }
@@ -714,7 +714,7 @@ static void group_start(struct sim_node *node, uint32_t id)
                                         .time = entry->value.time,
                                         .opened = entry->value.opened,
                                         .members = entry->value.members,
-                                        .members_incarnation = entry->value.members_incarnation,
+                                        .members_instance = entry->value.members_instance,
                                         .size = entry->value.size,
                                         .flags = entry->value.flags};
         *log_at(&group->log, index) = *entry;
@@ -734,7 +734,7 @@ static void group_start(struct sim_node *node, uint32_t id)
         printf("%10.3f group %u: node %u starts with promise %llx, stable %llu, last %llu\n",
                (double)sim->world.now / 1e6, id, node->id, (unsigned long long)recovered.promised,
                (unsigned long long)recovered.stable, (unsigned long long)recovered.last);
-    paxos_set_wanted(&group->paxos, group->wanted);
+    paxos_set_wanted(&group->paxos, group->wanted, NULL);
     group->installing = group->read_count = 0;
     group->dirty = false;
     group->sequence_durable = group->sequence_told = 0;

@@ -27,7 +27,7 @@ static bool same(const struct value *a, const struct value *b)
 {
     /* `opened` speaks of ballots, and one replica may know more of them than another. */
     return a->id == b->id && a->time == b->time && a->members == b->members &&
-           a->members_incarnation == b->members_incarnation && a->size == b->size && a->flags == b->flags;
+           a->members_instance == b->members_instance && a->size == b->size && a->flags == b->flags;
 }
 
 static void check_closed(const struct sim *sim, uint32_t group, uint64_t index, uint64_t time, uint64_t closed)
@@ -59,7 +59,7 @@ static bool choose(struct sim *sim, uint32_t group, uint64_t index)
     slot->members = self->members;
     slot->members_ballot = self->members_ballot;
     if (found->value.members != 0) {
-        paxos_members_apply(&self->members, found->value.members, found->value.members_incarnation, index);
+        paxos_members_apply(&self->members, found->value.members, found->value.members_instance, index);
         self->members_ballot = found->ballot;
     }
     return true;

@@ -13,7 +13,7 @@
 struct value {
     uint64_t id; /* 0: nothing was ever here */
     uint64_t time, opened;
-    uint64_t members, members_incarnation; /* a members entry's */
+    uint64_t members, members_instance; /* a members entry's */
     uint32_t size, flags;
 };
 

@@ -124,14 +124,14 @@ static bool change_members(struct sim_node *node, uint32_t group)
 {
     struct paxos *paxos = &node->groups[group].paxos;
     struct paxos_proposal proposal = {0};
-    if (!paxos_next_members(paxos, &proposal.members, &proposal.members_incarnation) || paxos_room(paxos) == 0)
+    if (!paxos_next_members(paxos, &proposal.members, &proposal.members_instance) || paxos_room(paxos) == 0)
         return false;
     hlc_merge(&node->hlc, paxos_time_floor(paxos));
     proposal.time = node_time(node);
     struct value value = {.id = ++sim.values,
                           .time = proposal.time,
                           .members = proposal.members,
-                          .members_incarnation = proposal.members_incarnation};
+                          .members_instance = proposal.members_instance};
     struct paxos_event event = {.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1};
     if (node_step(node, group, &event, &value) != SLUICE_OK)
         world_fail(&sim.world, "node %u refuses the members that it asked for", node->id);
@@ -245,7 +245,7 @@ static void tell_wanted(struct sim_node *node, uint32_t group)
 {
     node->groups[group].wanted = sim.wanted[group];
     if (node->up)
-        paxos_set_wanted(&node->groups[group].paxos, sim.wanted[group]);
+        paxos_set_wanted(&node->groups[group].paxos, sim.wanted[group], NULL);
 }
 
 static void transfer(struct sim_node *node, uint32_t group)

@@ -247,7 +247,7 @@ Test(members, a_volatile_shard_that_moves_keeps_its_memory_while_any_is_left, .i
     cr_assert_eq(shard->epoch, 2);
     cr_assert_eq(shard->leaving_count, 0);
     for (size_t i = 0; i < shard->replica_count; i++)
-        cr_assert(!shard->replicas[i].joined && shard->replicas[i].incarnation != 0);
+        cr_assert(shard->replicas[i].since == 0 && shard->replicas[i].incarnation != 0);
     cr_assert_eq(shard->founders, map_wanted(shard));
 }
 
@@ -276,8 +276,7 @@ static void check_map(void)
             cr_assert_eq(wanted >> shard->leaving[k].node & 1, 0);
         cr_assert(shard->leaving_count == 0 || shard->moving != 0);
         for (size_t k = 0; k < shard->replica_count; k++)
-            cr_assert_eq(shard->replicas[k].joined,
-                         (shard->founders >> shard->replicas[k].node & 1) == 0 || shard->replicas[k].joined);
+            cr_assert(shard->replicas[k].since != 0 || (shard->founders >> shard->replicas[k].node & 1) != 0);
         if (i < map->shard_count)
             cr_assert_eq(shard->replica_count, usable < 3 ? usable : 3);
     }

@@ -69,10 +69,21 @@ static const struct paxos_message *sent(uint16_t node, enum paxos_message_type t
     return NULL;
 }
 
+/* The first replica that a process opens. */
+static uint64_t process(uint64_t incarnation)
+{
+    return incarnation << PAXOS_INSTANCE_BITS;
+}
+
 static struct paxos_message from(uint16_t node, enum paxos_message_type type, uint64_t ballot)
 {
-    return (struct paxos_message){
-        .type = (uint8_t)type, .from = node, .epoch = 1, .ballot = ballot, .incarnation = 1, .granted = true};
+    return (struct paxos_message){.type = (uint8_t)type,
+                                  .from = node,
+                                  .epoch = 1,
+                                  .ballot = ballot,
+                                  .incarnation = 1,
+                                  .instance = process(1),
+                                  .granted = true};
 }
 
 static enum sluice_status receive(struct paxos_message message)
@@ -306,6 +317,7 @@ static void acknowledge_as(uint64_t incarnation, uint64_t last, bool learner)
 {
     struct paxos_message message = from(2, PAXOS_ACCEPTED, self.ballot);
     message.incarnation = incarnation;
+    message.instance = process(incarnation);
     message.last = message.received = message.persisted = last;
     message.learner = learner;
     cr_assert_eq(receive(message), SLUICE_OK);
@@ -313,23 +325,26 @@ static void acknowledge_as(uint64_t incarnation, uint64_t last, bool learner)
 
 Test(paxos, a_voter_that_lost_its_tail_does_not_count_again_until_it_is_added_anew_whatever_restarts)
 {
-    uint64_t voters, incarnation;
+    uint64_t voters, instance;
     lead();
     persist();
-    paxos_set_wanted(&self, 2 | 4 | 8);
+    paxos_set_wanted(&self, 2 | 4 | 8, NULL);
     acknowledge_as(1, 1, false);
     cr_assert(self.leading);
-    cr_assert_not(paxos_next_members(&self, &voters, &incarnation));
+    cr_assert_not(paxos_next_members(&self, &voters, &instance));
     acknowledge_as(2, 0, false);
-    cr_assert(paxos_next_members(&self, &voters, &incarnation));
+    cr_assert_not(paxos_next_members(&self, &voters, &instance), "without it there is no quorum that keeps up");
+    grant(3);
+    accepted(3, 1);
+    cr_assert(paxos_next_members(&self, &voters, &instance));
     cr_assert_eq(voters, 2 | 8);
     acknowledge_as(3, 0, false);
-    cr_assert(paxos_next_members(&self, &voters, &incarnation), "it restarts before it was told, and is no wiser");
+    cr_assert(paxos_next_members(&self, &voters, &instance), "it restarts before it was told, and is no wiser");
     acknowledge_as(3, 1, true);
-    cr_assert(paxos_next_members(&self, &voters, &incarnation));
+    cr_assert(paxos_next_members(&self, &voters, &instance));
     cr_assert_not(self.followers[2].lost, "its own word ends with its being added; the leader's would outlast that");
     acknowledge_as(4, 1, false);
-    cr_assert(paxos_next_members(&self, &voters, &incarnation), "nor does a restart bring back what was lost");
+    cr_assert(paxos_next_members(&self, &voters, &instance), "nor does a restart bring back what was lost");
 }
 
 Test(paxos, the_window_bounds_what_may_be_unstable)
@@ -426,6 +441,7 @@ static void promise_with(uint16_t node, uint64_t incarnation, uint64_t last, uin
 {
     struct paxos_message promise = from(node, PAXOS_PROMISE, self.ballot);
     promise.incarnation = incarnation;
+    promise.instance = process(incarnation);
     promise.first = 1;
     promise.last = last;
     promise.entry_count = (uint32_t)last;
@@ -434,7 +450,7 @@ static void promise_with(uint16_t node, uint64_t incarnation, uint64_t last, uin
             (struct paxos_message_entry){.ballot = ballot(1, 9), .time = 10 + i, .opened = ballot(1, 9)};
     if (last > 0) {
         promise.entries[0].members = members;
-        promise.entries[0].members_incarnation = 1;
+        promise.entries[0].members_instance = process(1);
     }
     cr_assert_eq(receive(promise), SLUICE_OK);
 }
@@ -450,15 +466,15 @@ static void stand(void)
 
 Test(members, a_voter_keeps_its_incarnation_through_other_changes)
 {
-    struct paxos_members members = {.voters = 0xe, .incarnations = {7, 0, 9}};
+    struct paxos_members members = {.voters = 0xe, .instances = {7, 0, 9}};
     paxos_members_apply(&members, 0x1e, 44, 100);
-    cr_assert_eq(paxos_members_incarnation(&members, 1), 7);
-    cr_assert_eq(paxos_members_incarnation(&members, 3), 9);
-    cr_assert_eq(paxos_members_incarnation(&members, 4), 44);
+    cr_assert_eq(paxos_members_instance(&members, 1), 7);
+    cr_assert_eq(paxos_members_instance(&members, 3), 9);
+    cr_assert_eq(paxos_members_instance(&members, 4), 44);
     paxos_members_apply(&members, 0x1c, 0, 101);
-    cr_assert_eq(paxos_members_incarnation(&members, 1), UINT64_MAX);
-    cr_assert_eq(paxos_members_incarnation(&members, 2), 0);
-    cr_assert_eq(paxos_members_incarnation(&members, 4), 44);
+    cr_assert_eq(paxos_members_instance(&members, 1), UINT64_MAX);
+    cr_assert_eq(paxos_members_instance(&members, 2), 0);
+    cr_assert_eq(paxos_members_instance(&members, 4), 44);
     cr_assert_eq(members.index, 101);
 }
 
@@ -485,7 +501,7 @@ Test(members, a_change_that_may_not_have_been_chosen_does_not_govern_yet, .init 
 Test(members, the_vote_of_a_process_before_the_one_that_was_added_is_none, .init = open_paxos)
 {
     paxos_members_apply(&self.members, 0x6, 0, 0);
-    paxos_members_apply(&self.members, 0xe, 5, 0); /* node 3 was added as its process 5 */
+    paxos_members_apply(&self.members, 0xe, process(5), 0); /* node 3 was added as its process 5 */
     stand();
     promise_with(3, 4, 0, 0);
     cr_assert_eq(self.role, PAXOS_CANDIDATE);
@@ -498,23 +514,23 @@ Test(members, one_is_added_or_removed_at_a_time_and_alone, .init = open_paxos)
     lead();
     persist();
     accepted(2, 1);
-    uint64_t voters, incarnation;
-    cr_assert_not(paxos_next_members(&self, &voters, &incarnation), "nobody wants another placement");
-    paxos_set_wanted(&self, 0x1a); /* 1, 3, 4 in place of 1, 2, 3 */
+    uint64_t voters, instance;
+    cr_assert_not(paxos_next_members(&self, &voters, &instance), "nobody wants another placement");
+    paxos_set_wanted(&self, 0x1a, NULL); /* 1, 3, 4 in place of 1, 2, 3 */
     pairs_set_member(&pairs, 4, true);
-    cr_assert_not(paxos_next_members(&self, &voters, &incarnation), "the learner holds nothing");
+    cr_assert_not(paxos_next_members(&self, &voters, &instance), "the learner holds nothing");
     cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TICK}), SLUICE_OK);
     cr_assert_not_null(sent(4, PAXOS_ACCEPT), "it is fed");
     grant(4);
     accepted(4, 1);
-    cr_assert(paxos_next_members(&self, &voters, &incarnation));
+    cr_assert(paxos_next_members(&self, &voters, &instance));
     cr_assert_eq(voters, 0x1e, "first the new one comes");
-    cr_assert_eq(incarnation, 1);
+    cr_assert_eq(instance, process(1));
     struct paxos_proposal two = {.time = paxos_time_floor(&self) + 1, .members = 0x38};
     cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &two, .proposal_count = 1}),
                  SLUICE_INVALID);
     const struct paxos_proposal proposal = {
-        .time = paxos_time_floor(&self) + 1, .members = voters, .members_incarnation = incarnation};
+        .time = paxos_time_floor(&self) + 1, .members = voters, .members_instance = instance};
     cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1}),
                  SLUICE_OK);
     cr_assert_eq(paxos_room(&self), 0);
@@ -525,7 +541,7 @@ Test(members, one_is_added_or_removed_at_a_time_and_alone, .init = open_paxos)
     cr_assert_eq(self.stable, 2);
     cr_assert_eq(self.members.voters, 0x1e);
     cr_assert_not_null(effect(PAXOS_EFFECT_MEMBERS));
-    cr_assert(paxos_next_members(&self, &voters, &incarnation));
+    cr_assert(paxos_next_members(&self, &voters, &instance));
     cr_assert_eq(voters, 0x1a, "then the old one goes");
 }
 

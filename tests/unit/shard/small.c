@@ -201,7 +201,7 @@ void small_start(uint16_t id)
                                .epoch = 1,
                                .memory_only = small.memory_only,
                                .amnesiac = small.memory_only && node->incarnation > 1,
-                               .joined = (small.joined >> id & 1) != 0,
+                               .since = small.joined >> id & 1,
                                .lost = (small.lost >> id & 1) != 0};
     for (uint16_t other = 1; other <= small.count; other++)
         if (small.founders == 0 || (small.founders >> other & 1) != 0)

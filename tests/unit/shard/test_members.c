@@ -14,9 +14,12 @@ static void start(uint32_t count, uint64_t founders)
 
 static void want(const uint16_t *nodes, uint32_t count)
 {
+    struct host_wanted wanted[PAXOS_REPLICAS_MAX];
+    for (uint32_t i = 0; i < count; i++)
+        wanted[i] = (struct host_wanted){.node = nodes[i], .since = small.joined >> nodes[i] & 1};
     for (uint16_t id = 1; id <= small.count; id++)
         if (small.nodes[id].up)
-            host_group_want(small.nodes[id].host, 1, nodes, count);
+            host_group_want(small.nodes[id].host, 1, wanted, count);
 }
 
 static uint64_t wanted_mask;
@@ -148,7 +151,7 @@ static bool votes_again(void)
     if (leader == 0 || small_replica(2)->paxos.options.amnesiac)
         return false;
     const struct paxos_members *members = &small_replica(leader)->paxos.members;
-    return members->voters == 0xe && paxos_members_incarnation(members, 2) == small.nodes[2].incarnation;
+    return members->voters == 0xe && paxos_members_instance(members, 2) == small_replica(2)->paxos.options.instance;
 }
 
 Test(members, a_replica_that_lost_its_log_has_no_vote_until_it_was_taken_in_anew)
