@@ -85,6 +85,9 @@ static enum sluice_status device_read(void *context, uint64_t number, uint64_t o
     const struct sim_segment *segment = find(self, number);
     if (segment == NULL)
         return SLUICE_NOT_FOUND;
+    if (segment->bad_size > 0 && offset < segment->bad_offset + segment->bad_size &&
+        segment->bad_offset < offset + size)
+        return SLUICE_IO;
     uint64_t there = offset >= segment->size ? 0 : segment->size - offset;
     uint32_t taken = there < size ? (uint32_t)there : size;
     if (taken > 0)
@@ -127,6 +130,8 @@ static enum sluice_status device_write(void *context, uint64_t number, uint64_t 
         return SLUICE_IO;
     }
     memcpy(segment->bytes + offset, data, size);
+    if (offset <= segment->bad_offset && segment->bad_offset + segment->bad_size <= offset + size)
+        segment->bad_size = 0; /* the medium has put other sectors in their place */
     note_write(self, number, offset, size);
     return SLUICE_OK;
 }
@@ -161,30 +166,48 @@ struct wal_device sim_device(struct sim_disk *disk)
     };
 }
 
-bool sim_device_damage(struct sim_disk *disk)
+/* Any but the one that was written last. */
+static bool lose_segment(struct sim_disk *disk)
+{
+    uint64_t last = disk->written[disk->written_count - 1].number;
+    uint32_t at = (uint32_t)random_below(&sim.random, disk->segment_count);
+    uint64_t number = disk->segments[at].number;
+    if (number >= last)
+        return false;
+    forget_writes(disk, number);
+    free(disk->segments[at].bytes);
+    disk->segments[at] = disk->segments[--disk->segment_count];
+    return true;
+}
+
+enum sim_lie sim_device_damage(struct sim_disk *disk)
 {
     if (disk->written_count < 2)
-        return false;
+        return SIM_LIE_NONE;
     const struct sim_written *write = &disk->written[random_below(&sim.random, disk->written_count - 1)];
     const struct sim_written *other = &disk->written[random_below(&sim.random, disk->written_count - 1)];
     struct sim_segment *segment = find(disk, write->number), *elsewhere = find(disk, other->number);
     uint8_t *bytes = segment->bytes + write->offset;
-    switch (random_below(&sim.random, 3)) {
+    switch (random_below(&sim.random, 5)) {
     case 0:
         for (uint64_t flips = 1 + random_below(&sim.random, 3); flips > 0; flips--)
             bytes[random_below(&sim.random, write->size)] ^= (uint8_t)(1u << random_below(&sim.random, 8));
-        break;
+        return SIM_FLIPPED;
     case 1:
         memset(bytes, 0, write->size);
-        break;
-    default:
+        return SIM_LOST;
+    case 2:
         if (write != other)
             memcpy(elsewhere->bytes + other->offset, bytes, write->size < other->size ? write->size : other->size);
         memset(bytes, 0, write->size);
-        break;
+        return SIM_MISDIRECTED;
+    case 3:
+        segment->bad_offset = write->offset;
+        segment->bad_size = write->size;
+        return SIM_UNREADABLE;
+    default:
+        return lose_segment(disk) ? SIM_MISSING : SIM_LIE_NONE;
     }
-    sim.totals.damaged++;
-    return true;
 }
 
 void sim_device_copy(const struct sim_disk *disk, struct sim_disk *out)

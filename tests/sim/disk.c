@@ -260,13 +260,14 @@ static bool read_log(const struct sim_disk *disk, bool damage, uint64_t *sum)
     char error[256] = "";
     *sum = 0;
     sim_device_copy(disk, &copy);
-    if (damage && !sim_device_damage(&copy)) {
+    if (damage && sim_device_damage(&copy) == SIM_LIE_NONE) {
         sim_device_free(&copy);
         return false;
     }
+    sim.totals.damaged += damage;
     const struct wal_options options = {.device = sim_device(&copy)};
     enum sluice_status status = wal_open(&options, digest, sum, &wal, error, sizeof(error));
-    if (status != SLUICE_OK && status != SLUICE_CORRUPT)
+    if (status != SLUICE_OK && status != SLUICE_CORRUPT && status != SLUICE_IO)
         sim_fail("a damaged log is neither read nor found damaged: %s (%s)", sluice_status_text(status), error);
     copy.dead = true;
     wal_close(wal);
@@ -284,6 +285,44 @@ static void check_damage(const struct sim_node *node)
         sim_fail("node %u's log was damaged, and opens without a word", node->id);
 }
 
+static void found(void *arg, const struct wal_damage *damage)
+{
+    const struct sim_node *node = arg;
+    sim_say("node %u finds segment %llu damaged at %llu: %s", node->id, (unsigned long long)damage->segment,
+            (unsigned long long)damage->offset, damage->what);
+}
+
+static void lie(struct sim_node *node)
+{
+    static const char *const kinds[] = {"",
+                                        "has flipped bits",
+                                        "has lost a write",
+                                        "has misdirected a write",
+                                        "can't be read in one place",
+                                        "has lost a segment"};
+    enum sim_lie kind = sim_device_damage(&node->disk);
+    if (kind == SIM_LIE_NONE)
+        return;
+    node->disk.lied = true;
+    sim.totals.flipped += kind == SIM_FLIPPED;
+    sim.totals.lost_writes += kind == SIM_LOST;
+    sim.totals.misdirected += kind == SIM_MISDIRECTED;
+    sim.totals.bad_sectors += kind == SIM_UNREADABLE;
+    sim.totals.lost_segments += kind == SIM_MISSING;
+    sim_say("the disk of node %u %s", node->id, kinds[kind]);
+}
+
+bool sim_disk_lost(struct sim_node *node, uint32_t group)
+{
+    return !sim.memory_only && node->disk.wal != NULL && wal_lost(node->disk.wal, group);
+}
+
+void sim_disk_mend(struct sim_node *node, uint32_t group)
+{
+    if (wal_mend(node->disk.wal, group, 1) != SLUICE_OK)
+        sim_fail("node %u cannot mend its log", node->id);
+}
+
 void sim_disk_open(struct sim_node *node)
 {
     struct sim_disk *disk = &node->disk;
@@ -294,9 +333,11 @@ void sim_disk_open(struct sim_node *node)
             replay(node, &disk->records[i]);
         return;
     }
-    if (random_chance(&sim.random, sim.faults.damage))
+    if (!disk->lied && random_chance(&sim.random, sim.faults.damage))
         check_damage(node);
-    const struct wal_options options = {.device = sim_device(disk)};
+    if (sim_fault(sim.faults.lie) && sim_may_lie(node))
+        lie(node);
+    const struct wal_options options = {.device = sim_device(disk), .damaged = disk->lied ? found : NULL};
     char error[256] = "";
     disk->tickets = 0;
     if (wal_open(&options, replay, node, &disk->wal, error, sizeof(error)) != SLUICE_OK)

@@ -28,6 +28,8 @@ struct sim_written {
 struct sim_segment {
     uint64_t number, size;
     uint8_t *bytes;
+    uint64_t bad_offset; /* these can't be read, until they are written again */
+    uint32_t bad_size;
 };
 
 /* What stands for the store: the entries that it holds durably, so that segments before them are recycled. */
@@ -48,6 +50,7 @@ struct sim_disk {
     uint32_t segment_count;
     struct sim_written *written;
     size_t written_count, written_capacity;
+    bool lied;                  /* at some time */
     bool busy;                  /* a write is under way */
     bool dead;                  /* the process has ended: nothing reaches the disk any more */
     bool broken;                /* a write has failed */
@@ -64,6 +67,9 @@ uint64_t sim_disk_submit(void *arg);
 struct versions *sim_disk_versions(struct sim_node *node, uint32_t group);
 /* The store takes what is applied; the log may forget it. */
 void sim_disk_store(struct sim_node *node);
+/* The log may have lost something of the group; and that its replica knows. */
+bool sim_disk_lost(struct sim_node *node, uint32_t group);
+void sim_disk_mend(struct sim_node *node, uint32_t group);
 /* The group is given up here. */
 void sim_disk_forget(struct sim_node *node, uint32_t group);
 /* The process has ended; of what was on its way some part may have reached the disk. */
@@ -73,10 +79,18 @@ void sim_disk_free(struct sim_node *node);
 /* device.c */
 struct wal_device sim_device(struct sim_disk *disk);
 void sim_device_free(struct sim_disk *disk);
-/* The disk lied: of one write that it had acknowledged bits have flipped, or it was lost, or went elsewhere. Never of
- * the last one: that can't be told from a torn one, and only a leader that remembers could tell. False: there was
- * nothing to damage. */
-bool sim_device_damage(struct sim_disk *disk);
+/* The disk lied: of one write that it had acknowledged bits have flipped, or it was lost, or went elsewhere, or can't
+ * be read any more; or a whole segment has gone. Never of the last one: that can't be told from a torn one, and only a
+ * leader that remembers could tell. */
+enum sim_lie {
+    SIM_LIE_NONE /* there was nothing to damage */,
+    SIM_FLIPPED,
+    SIM_LOST,
+    SIM_MISDIRECTED,
+    SIM_UNREADABLE,
+    SIM_MISSING
+};
+enum sim_lie sim_device_damage(struct sim_disk *disk);
 void sim_device_copy(const struct sim_disk *disk, struct sim_disk *out);
 /* Takes all bytes away: a new disk. */
 void sim_device_wipe(struct sim_disk *disk);

@@ -198,9 +198,10 @@ void sim_node_crash(struct sim_node *node)
     sim_say("node %u ends", node->id);
     sim_links_of_node(node);
     sim_lambda_stop(node);
-    for (uint32_t group = 1; sim.keep_versions && group <= sim.group_count; group++) {
+    for (uint32_t group = 1; group <= sim.group_count; group++) {
         struct replica *replica = host__replica(node->host, group);
-        if (replica == NULL)
+        node->unsound[group] = replica == NULL || !sim_whole(&replica->paxos);
+        if (replica == NULL || !sim.keep_versions)
             continue;
         node->kept[group] = replica->versions;
         replica->versions = NULL;

@@ -31,6 +31,11 @@ void sim_placement_draw(void)
     }
 }
 
+bool sim_whole(const struct paxos *paxos)
+{
+    return !paxos->options.amnesiac && paxos->members_highest <= paxos->stable;
+}
+
 bool sim_holds(const struct sim_node *node, uint32_t group)
 {
     return (sim.placement[group].held & bit(node->id)) != 0;
@@ -43,7 +48,7 @@ static void open_group(struct sim_node *node, uint32_t group)
                                      .epoch = 1,
                                      .memory_only = sim.memory_only,
                                      .amnesiac = sim.memory_only && node->incarnation > 1,
-                                     .lost = node->lost};
+                                     .lost = sim_disk_lost(node, group)};
     /* Whoever came later begins there too, without a vote; the log tells what became of the members. */
     description.since = placement->since[node->id];
     for (uint32_t i = 0; i < sim.node_count; i++) {
@@ -55,12 +60,16 @@ static void open_group(struct sim_node *node, uint32_t group)
     node->kept[group] = NULL;
     if (host_group_add(node->host, &description) != SLUICE_OK)
         sim_fail("node %u cannot open group %u", node->id, group);
+    if (description.lost) {
+        sim.totals.lost_replicas++;
+        sim_disk_mend(node, group);
+    }
     node->checked[group] = 0;
     const struct paxos *paxos = &host__replica(node->host, group)->paxos;
     sim_say("node %u opens group %u at revision %llu, with entries up to %llu%s", node->id, group,
             (unsigned long long)paxos->stable, (unsigned long long)paxos->last,
             paxos->options.amnesiac ? ", without a vote" : "");
-    if (sim.faults.members != 0) {
+    if (sim.faults.members != 0 || sim.faults.lie != 0) {
         struct host_wanted nodes[PAXOS_REPLICAS_MAX];
         uint32_t count = sim_wanted(group, nodes);
         host_group_want(node->host, group, nodes, count);
@@ -206,4 +215,27 @@ void sim_transfer(void)
         sim_say("node %u is to hand group %u over", id, group);
         sim_node_round(node);
     }
+}
+
+/* Whoever else votes must be whole, and a quorum, while nothing is about to change that. */
+bool sim_may_lie(const struct sim_node *node)
+{
+    for (uint32_t group = 1; group <= sim.group_count; group++) {
+        const struct sim_placement *placement = &sim.placement[group];
+        uint64_t sound = 0;
+        if ((placement->held & bit(node->id)) == 0)
+            continue;
+        if (placement->members != placement->wanted)
+            return false;
+        for (uint32_t id = 1; id <= sim.node_count; id++) {
+            const struct sim_node *other = &sim.nodes[id];
+            const struct replica *replica = other->up ? host__replica(other->host, group) : NULL;
+            bool whole = replica == NULL ? !other->unsound[group] : sim_whole(&replica->paxos);
+            if (id != node->id && whole)
+                sound |= bit(id);
+        }
+        if (paxos_mask_count(sound & placement->members) < paxos_mask_count(placement->members) / 2 + 1)
+            return false;
+    }
+    return true;
 }

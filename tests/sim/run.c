@@ -45,6 +45,7 @@ static void draw(void)
         .stall = maybe(2000),
         .write_error = maybe(500),
         .damage = maybe(1000000),
+        .lie = sim.memory_only || !sim.real_log ? 0 : maybe(1000000),
         .members = sim.node_count == 1 ? 0 : maybe(20000),
         .transfer = sim.memory_only || sim.node_count == 1 ? 0 : maybe(20000),
         .slow_reader = maybe(20000),
@@ -62,7 +63,7 @@ static void draw(void)
         !sim.memory_only && random_below(&sim.random, 3) == 0 ? 70 + (uint32_t)random_below(&sim.random, 200) : 0;
     sim.keep_versions = sim.keep_versions || sim.behind_max != 0;
     /* The store's own facts, of members and of snapshots, can't be made again from entries alone. */
-    sim.keep_versions = sim.keep_versions || (sim.faults.members != 0 && !sim.memory_only);
+    sim.keep_versions = sim.keep_versions || ((sim.faults.members != 0 || sim.faults.lie != 0) && !sim.memory_only);
     if (random_below(&sim.random, 3) == 0) {
         /* A violent run: leaders come and go before they have told everybody anything. */
         sim.faults.crash = 3000 + (uint32_t)random_below(&sim.random, 15000);
@@ -166,7 +167,7 @@ static void fault_tick(struct sim_event *event)
     }
     if (sim_fault(sim.faults.members))
         sim_placement_change();
-    if (sim.faults.members != 0)
+    if (sim.faults.members != 0 || sim.faults.lie != 0)
         sim_placement_tick();
     if (sim_fault(sim.faults.transfer))
         sim_transfer();

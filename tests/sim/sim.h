@@ -26,18 +26,19 @@ struct sim_faults {
     uint32_t corrupt;           /* bits of a frame flip */
     uint32_t slow_reader;       /* a user takes no events for up to half a second */
     uint32_t full;              /* a disk is full for up to a second, per fault tick */
-    uint32_t damage;      /* a log is also read with one write lost, misdirected or with flipped bits, per start */
-    uint32_t members;     /* the placement of a group changes, per fault tick */
-    uint32_t transfer;    /* a leader hands over, per fault tick */
-    uint32_t crash;       /* per fault tick (10 ms) and node */
-    uint32_t partition;   /* per fault tick */
-    uint32_t pause;       /* a process stands still for up to 2 s */
-    uint32_t jump;        /* a wall clock is set, per fault tick */
-    uint32_t write_error; /* a write to the disk fails; the process must stop */
-    uint32_t stall;       /* a group commit takes up to a second */
-    uint64_t disk_ns_max; /* how long a group commit may take otherwise */
-    uint32_t drift_ppm;   /* of monotonic clocks, each way */
-    uint64_t skew_ns;     /* of wall clocks, each way */
+    uint32_t damage;            /* a copy of a log is damaged in one place and read, per start */
+    uint32_t lie;               /* so is the log itself, where a quorum can mend it, per start */
+    uint32_t members;           /* the placement of a group changes, per fault tick */
+    uint32_t transfer;          /* a leader hands over, per fault tick */
+    uint32_t crash;             /* per fault tick (10 ms) and node */
+    uint32_t partition;         /* per fault tick */
+    uint32_t pause;             /* a process stands still for up to 2 s */
+    uint32_t jump;              /* a wall clock is set, per fault tick */
+    uint32_t write_error;       /* a write to the disk fails; the process must stop */
+    uint32_t stall;             /* a group commit takes up to a second */
+    uint64_t disk_ns_max;       /* how long a group commit may take otherwise */
+    uint32_t drift_ppm;         /* of monotonic clocks, each way */
+    uint64_t skew_ns;           /* of wall clocks, each way */
     uint64_t link_ns_max;
 };
 
@@ -66,7 +67,7 @@ struct sim_node {
     struct host *host;
     struct sim_lambda *lambda;
     struct versions *kept[SIM_GROUPS_MAX + 1]; /* while it is down: what its store held */
-    bool lost;                                 /* its log was found damaged: it begins without a vote */
+    bool unsound[SIM_GROUPS_MAX + 1];          /* as it ended, it had forgotten something, or members were changing */
     struct sim_disk disk;
     bool wake_set;
     uint64_t wake_at;
@@ -133,8 +134,12 @@ struct sim_client {
                         x(snapshots, "snapshots") x(crashes, "crashes") x(pauses, "pauses")                            \
                             x(partitions, "partitions") x(links_broken, "broken links") x(corrupted, "damaged frames") \
                                 x(jumps, "clock jumps") x(torn, "torn writes") x(write_errors, "failed writes")        \
-                                    x(damaged, "damaged writes") x(full_disks, "full disks")                           \
-                                        x(recycled, "recycled segments")
+                                    x(damaged, "damaged copies of logs") x(flipped, "logs with flipped bits")          \
+                                        x(lost_writes, "with lost writes") x(misdirected, "with misdirected writes")   \
+                                            x(bad_sectors, "with unreadable sectors")                                  \
+                                                x(lost_segments, "with missing segments")                              \
+                                                    x(lost_replicas, "replicas that began with a loss")                \
+                                                        x(full_disks, "full disks") x(recycled, "recycled segments")
 struct sim_totals {
 #define SIM_TOTAL(name, text) uint64_t name;
     SIM_TOTALS(SIM_TOTAL)
@@ -245,9 +250,13 @@ void sim_placement_tick(void);
 void sim_transfer(void);
 uint32_t sim_wanted(uint32_t group, struct host_wanted nodes[PAXOS_REPLICAS_MAX]);
 bool sim_holds(const struct sim_node *node, uint32_t group);
+/* It has forgotten nothing, and knows of no change of members that may or may not come. */
+bool sim_whole(const struct paxos *paxos);
 /* What a process that starts is to hold. */
 void sim_open_groups(struct sim_node *node);
 void sim_members_chosen(uint32_t group, uint64_t members);
+/* Could the groups do without what this node holds? */
+bool sim_may_lie(const struct sim_node *node);
 
 /* map.c */
 void sim_map_make(void);
