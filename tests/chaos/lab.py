@@ -53,7 +53,12 @@ def enter():
         sys.exit(0)
     sys.stdout.flush()
     os.environ[INSIDE] = "1"
-    os.execvp("unshare", ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", sys.executable, *sys.argv])
+    child = subprocess.Popen(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", sys.executable, *sys.argv], preexec_fn=die_with_parent)
+    # unshare waits on through SIGTERM. Its end by force takes all that runs in the namespaces with it, and so does this process's.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: child.kill())
+    status = child.wait()
+    sys.exit(status if status >= 0 else 128 - status)
 
 
 def sh(command, **more):
@@ -138,7 +143,7 @@ class Lab:
         for i in self.places:
             (self.directory / f"node{i}").mkdir(exist_ok=True)
         self.gates = {i: self.gate(f"gateway{i}", place, self.addresses.values()) for i, place in self.gate_places.items()}
-        self.verifiers = {}
+        self.verifiers, self.guests, self.count = {}, {}, count
 
     def gate(self, name, place, addresses):
         return Process(name, place.command(BUILD / "sluice-gateway", "--listen", f"{place.address}:8080", "--insecure", "--prefer-tcp", "--nodes", ",".join(addresses)), self.directory / f"{name}.log")
@@ -182,6 +187,33 @@ class Lab:
         lags = [int(replica["lag"]) for shard in groups for replica in shard["replicas"] if replica["node"] == node]
         return (len(lags) > 0 or len(self.nodes) > 3) and all(lag < 500 for lag in lags)
 
+    # --- Members that come and go ---
+
+    def join(self):
+        """A node with a number that was never used; it joins through the first one. Its number."""
+        self.count += 1
+        number, place = self.count, Place(f"n{self.count}", 10 + self.count)
+        process = Process(f"node{number}", place.command(BUILD / "sluiced", "--id", number, "--data", self.directory / f"node{number}" / "data", "--listen", f"tcp:{place.address}:{PORT}",
+                                                         "--allow-inprocess", "yes", "--segment-bytes", 16 << 20, "--join", self.addresses[1]), self.directory / f"node{number}.log")
+        (self.directory / f"node{number}").mkdir(exist_ok=True)
+        self.guests[number] = place, process.start()
+        return number
+
+    def sluice(self, *arguments):
+        done = subprocess.run([BUILD / "sluice", "cluster", *map(str, arguments), "--json", "--url", f"http://{self.gate_places[1].address}:8080"], capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"sluice cluster {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+
+    def membership(self, node):
+        return next((each["membership"] for each in self.status()["nodes"] if each["id"] == node), None)
+
+    def placed(self, nodes):
+        """All replicas are where they are wanted, on these nodes alone, as members; nothing moves."""
+        state = self.status()
+        return all(shard["leader"] and not shard["moving"] and {replica["node"] for replica in shard["replicas"]} <= set(nodes) and
+                   all(replica.get("member") and replica["wanted"] and not replica["learner"] for replica in shard["replicas"])
+                   for shard in [*state["shards"], state["map_group"]])
+
     def others(self, node):
         return [place for i, place in self.places.items() if i != node]
 
@@ -208,13 +240,13 @@ class Lab:
             yield i, len(lines), result.returncode == 0, result.stdout.strip()
 
     def processes(self):
-        return [*self.nodes.values(), *self.gates.values(), *(process for _, process in self.verifiers.values())]
+        return [*self.nodes.values(), *self.gates.values(), *(process for _, process in (*self.verifiers.values(), *self.guests.values()))]
 
     def stop(self):
         for process in self.processes():
             process.kill(signal.SIGCONT)
             process.kill(signal.SIGKILL)
-        for place in (*self.all_places(), *(place for place, _ in self.verifiers.values())):
+        for place in (*self.all_places(), *(place for place, _ in (*self.verifiers.values(), *self.guests.values()))):
             place.end_weather()
             # The kernel takes its time with a namespace's devices; the next cluster wants the names at once.
             sh(f"ip link del v{place.number} && ip netns del {place.name}")

@@ -175,8 +175,9 @@ class Cluster:
 class Writers:
     """Puts of rising numbers under a few keys each; remembers what was acknowledged and the longest pause between two acknowledgements."""
 
-    def __init__(self, cluster, count=4, keys=8):
-        self.cluster, self.keys, self.stopping = cluster, keys, threading.Event()
+    def __init__(self, cluster, count=4, keys=8, keyed_every=1):
+        """Each `keyed_every`th write carries an Idempotency-Key: a shard remembers 100,000 of them for a quarter of an hour, and refuses what is beyond."""
+        self.cluster, self.keys, self.keyed_every, self.stopping = cluster, keys, keyed_every, threading.Event()
         self.acknowledged, self.longest, self.errors, self.total = {}, 0.0, {}, 0
         self.lock = threading.Lock()
         self.last = None
@@ -188,7 +189,8 @@ class Writers:
             number += 1
             key = f"w{writer}/k{number % self.keys}"
             try:
-                answer = http_client.put(key, str(number).encode(), Idempotency_Key=f"{writer}-{number}", Sluice_Timeout="10s")
+                keyed = {"Idempotency_Key": f"{writer}-{number}"} if number % self.keyed_every == 0 else {}
+                answer = http_client.put(key, str(number).encode(), Sluice_Timeout="10s", **keyed)
             except (OSError, http.client.HTTPException) as error:
                 self.note_error(type(error).__name__)
                 continue
