@@ -115,6 +115,8 @@ $(foreach p,$(single),$(eval $(out)/$(p): $(out)/$(p).c.o))
 # A folder's unit tests see its archive and those that the linker finds below it.
 from = $(if $(filter %/lib$(1).a,$(firstword $(2))),$(2),$(if $(2),$(call from,$(1),$(wordlist 2,99,$(2)))))
 $(foreach u,$(units),$(eval $(out)/tests/unit-$(u): $(call objects,tests/unit/$(u)) $(or $(call from,$(u),$(libraries)),$(libraries))))
+# libsluice is tested in simulated time.
+$(out)/tests/unit-client: LDFLAGS += -Wl,--wrap=clock_monotonic_ns
 # The CLI is a program and no archive: its tests see what its commands share.
 $(out)/tests/unit-cli: $(patsubst %,$(out)/cli/%.c.o,common show sse)
 $(unit_programs): LDLIBS += -lcriterion

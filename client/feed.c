@@ -234,13 +234,12 @@ static void event_came(struct ask *ask, const struct reply *reply)
         return;
 }
 
-/* No node of the cluster knows the lambda. */
-static bool all_missing(const struct sluice_watch *watch)
+/* There is no such lambda: neither the node nor our map, which is as new as the node's, knows of one. */
+static bool unheard_of(const struct sluice_watch *watch, const struct reply *reply)
 {
-    for (size_t i = 0; i < watch->feed_count; i++)
-        if (!watch->feeds[i]->missing)
-            return false;
-    return true;
+    const struct map *map = watch->client->map;
+    return !watch__lambda_known(watch) && map != NULL && reply->header != NULL &&
+           reply->header->map_epoch <= map->epoch;
 }
 
 static void restart_soon(struct feed *self)
@@ -262,7 +261,7 @@ static void stream_ended(struct ask *ask, const struct reply *reply)
         return;
     case SLUICE_NOT_FOUND:
         self->missing = true;
-        if (watch->log && !all_missing(watch)) {
+        if (watch->log && !unheard_of(watch, reply)) {
             restart_soon(self);
             return;
         }

@@ -14,7 +14,7 @@
 #define PROGRESS_MS_MIN      10u
 #define BUFFER_BYTES_DEFAULT (1u << 20)
 #define RETRY_NS             (100 * NS_PER_MS)
-#define LAMBDA_NAME_MAX      255u
+#define LAMBDA_NAME_MAX      48u /* of those that there can be */
 
 static void watch_free(struct sluice_watch *self)
 {
@@ -170,11 +170,20 @@ static void subscribe(struct sluice_watch *self, const uint32_t *shards, size_t 
     self->begun = true;
 }
 
+bool watch__lambda_known(const struct sluice_watch *self)
+{
+    return self->client->map != NULL && map_lambda_find(self->client->map, self->pattern) != NULL;
+}
+
 static void subscribe_logs(struct sluice_watch *self)
 {
     const struct map *map = self->client->map;
+    if (self->ready && !watch__lambda_known(self)) {
+        watch__end(self, SLUICE_NOT_FOUND, "the lambda was removed");
+        return;
+    }
     for (size_t i = 0; i < map->node_count; i++) {
-        bool known = false;
+        bool known = map->nodes[i].state == MAP_NODE_GONE;
         for (size_t k = 0; k < self->feed_count; k++)
             known = known || self->feeds[k]->ask.node == map->nodes[i].id;
         if (!known && !add_feed(self, feed__create_log(self, map->nodes[i].id)))
@@ -232,8 +241,9 @@ bool watch__acknowledged(struct sluice_watch *self)
         any = any || feed->ask.state == ASK_IN_FLIGHT;
         all = all && feed->acknowledged;
     }
-    /* Nodes don't acknowledge that a log is followed; but what is sent is read in order. */
-    if (self->log ? !any : !all)
+    /* Nodes don't acknowledge that a log is followed; but what is sent is read in order. Whether there is such a lambda
+     * the map says; a node that knows of none has the last word where the map has none either. */
+    if (self->log ? !any || !watch__lambda_known(self) : !all)
         return true;
     self->ready = true;
     const struct sluice_watch_event event = {
@@ -397,7 +407,7 @@ enum sluice_status sluice_lambda_log(struct sluice_client *client, const char *n
 {
     size_t size = strlen(name);
     if (size == 0 || size > LAMBDA_NAME_MAX)
-        return SLUICE_INVALID;
+        return size == 0 ? SLUICE_INVALID : SLUICE_NOT_FOUND;
     if (client->closing)
         return SLUICE_UNAVAILABLE;
     struct sluice_watch *self = watch_create(client, name, size, handler, arg);

@@ -95,6 +95,8 @@ const char *watch__cursor(struct sluice_watch *self);
 /* A feed has been acknowledged: perhaps the last one. */
 bool watch__acknowledged(struct sluice_watch *self) SLUICE_MUST_CHECK;
 void watch__closed_moved(struct sluice_watch *self);
+/* Of a lambda's log: does the map have the lambda? */
+bool watch__lambda_known(const struct sluice_watch *self);
 /* Takes in a new map: streams for new shards, none for those that are gone. May end the watch. */
 void watch__follow(struct sluice_watch *self);
 

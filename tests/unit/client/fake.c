@@ -2,7 +2,17 @@
 
 #include <unistd.h>
 
+#define TURN_NS (200 * NS_PER_US)
+
 bool fake_in_client;
+
+/* Time stands still within a turn and passes between them, so that nothing depends on how busy the machine is. */
+static uint64_t now_ns = NS_PER_S;
+uint64_t __wrap_clock_monotonic_ns(void);
+uint64_t __wrap_clock_monotonic_ns(void)
+{
+    return now_ns;
+}
 
 static const uint8_t cluster[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
@@ -224,7 +234,9 @@ void bed_map(struct bed *self, const char *pools, const char *shards, uint32_t n
                  SLUICE_OK);
     for (uint32_t shard = 1; shard <= 4; shard++)
         add_shard(self, &out, shard);
-    cr_assert_eq(bytes_printf(&out, "%s],\"lambdas\":[]}%c", shards, '\0'), SLUICE_OK);
+    cr_assert_eq(
+        bytes_printf(&out, "%s],\"lambdas\":[%s]}%c", shards, self->lambdas == NULL ? "" : self->lambdas, '\0'),
+        SLUICE_OK);
     free(self->map);
     self->map = (char *)out.data;
     for (unsigned i = 0; i < self->count; i++)
@@ -262,10 +274,12 @@ void bed_close(struct bed *self)
     free(self->map);
 }
 
+/* Who has armed its fabric looks at its sockets in the next poll, and not only every few milliseconds. */
 static void turn(struct bed *self)
 {
     for (unsigned i = 0; i < self->count; i++)
         if (self->nodes[i].fabric != NULL) {
+            (void)fabric_arm(self->nodes[i].fabric);
             (void)fabric_poll(self->nodes[i].fabric, 1000, handle, &self->nodes[i]);
             fabric_flush(self->nodes[i].fabric);
             if (self->nodes[i].dying)
@@ -274,10 +288,11 @@ static void turn(struct bed *self)
         }
     if (self->client != NULL) {
         fake_in_client = true;
+        (void)sluice_arm(self->client);
         sluice_process(self->client);
         fake_in_client = false;
     }
-    usleep(200);
+    now_ns += TURN_NS;
 }
 
 void bed_run(struct bed *self, const volatile bool *done, uint32_t ms)
@@ -285,6 +300,15 @@ void bed_run(struct bed *self, const volatile bool *done, uint32_t ms)
     uint64_t end = clock_monotonic_ns() + ms * NS_PER_MS;
     while (!*done) {
         cr_assert_lt(clock_monotonic_ns(), end, "nothing came in %u ms", ms);
+        turn(self);
+    }
+}
+
+void bed_wait(struct bed *self, const volatile unsigned *count, unsigned least, uint32_t ms)
+{
+    uint64_t end = clock_monotonic_ns() + ms * NS_PER_MS;
+    while (*count < least) {
+        cr_assert_lt(clock_monotonic_ns(), end, "%u came in %u ms, not %u", *count, ms, least);
         turn(self);
     }
 }

@@ -1,4 +1,5 @@
-/* Core nodes that do what a test tells them, on the real fabric, and a client before them; all in one thread. */
+/* Core nodes that do what a test tells them, on the real fabric, and a client before them; all in one thread and in
+ * simulated time: clock_monotonic_ns moves on with each turn and no otherwise. */
 #ifndef TESTS_CLIENT_FAKE_H
 #define TESTS_CLIENT_FAKE_H
 
@@ -42,7 +43,8 @@ struct bed {
     struct fake nodes[FAKE_NODES_MAX];
     unsigned count;
     struct sluice_client *client;
-    char *map; /* NULL: nodes don't tell it yet */
+    char *map;           /* NULL: nodes don't tell it yet */
+    const char *lambdas; /* of the map that is made next: JSON, "{…},{…}"; NULL: none */
     uint64_t epoch;
     uint64_t time; /* of every message */
     fake_script script;
@@ -60,6 +62,8 @@ void fake_cut(struct fake *self);
 void bed_map(struct bed *self, const char *pools, const char *shards, uint32_t next_shard);
 /* Turns until *done; fails the test after `ms`. */
 void bed_run(struct bed *self, const volatile bool *done, uint32_t ms);
+/* Turns until *count has reached `least`; fails the test after `ms`. */
+void bed_wait(struct bed *self, const volatile unsigned *count, unsigned least, uint32_t ms);
 /* Turns for so long. */
 void bed_idle(struct bed *self, uint32_t ms);
 uint16_t bed_leader(const struct bed *self, uint32_t shard);

@@ -460,8 +460,7 @@ Test(lambda, closing_in_the_middle_of_an_upload_answers_it)
     sluice_lambda_upload(bed.client, &request, got_answer, &got);
     bed.script = lambdas;
     /* The check is answered, the put is on its way. */
-    while (step_count < 2)
-        bed_idle(&bed, 1);
+    bed_wait(&bed, &step_count, 2, 3000);
     bed_close(&bed);
     cr_assert_eq(got.calls, 1);
     cr_assert_eq(got.status, SLUICE_UNAVAILABLE);

@@ -604,20 +604,45 @@ static void tells_log(struct fake *node, struct fabric_link *link, const struct 
         fake_event(node, link, header->request_id, 0, bed_leader(node->bed, 1), "a line", 6);
 }
 
+static const char thumb[] =
+    "{\"name\":\"thumb\",\"version\":1,\"sha256\":\"0000000000000000000000000000000000000000000000000000000000000000\","
+    "\"config\":\"{}\",\"placement\":\"leader\",\"isolation\":\"inprocess\",\"enabled\":true,\"registered_ns\":\"1\","
+    "\"size\":1,\"watches\":[]}";
+
+static void open_with_thumb(struct bed *bed, fake_script script)
+{
+    bed_open(bed, 3, script);
+    bed->lambdas = thumb;
+    bed_map(bed, "", "", 5);
+}
+
 Test(watch, a_lambdas_log_comes_from_all_nodes_that_have_it)
 {
     struct bed bed;
     struct watcher watcher = {0};
-    bed_open(&bed, 3, tells_log);
+    open_with_thumb(&bed, tells_log);
     cr_assert_eq(sluice_lambda_log(bed.client, "thumb", on_event, &watcher, &watcher.watch), SLUICE_OK);
     bed_run(&bed, &watcher.is_ready, 2000);
-    bed_idle(&bed, 300);
+    bed_wait(&bed, &watcher.events, 2, 2000);
     cr_assert_geq(logs_asked, 3);
     expect_keys(&watcher, 0, (const char *[]){"thumb", "thumb"}, 2);
     cancels = 0;
     sluice_watch_stop(watcher.watch);
-    bed_idle(&bed, 50);
-    cr_assert_eq(cancels, 2);
+    bed_wait(&bed, &cancels, 2, 2000);
+    bed_close(&bed);
+}
+
+Test(watch, the_log_of_a_lambda_that_is_removed_ends)
+{
+    struct bed bed;
+    struct watcher watcher = {0};
+    open_with_thumb(&bed, tells_log);
+    cr_assert_eq(sluice_lambda_log(bed.client, "thumb", on_event, &watcher, &watcher.watch), SLUICE_OK);
+    bed_run(&bed, &watcher.is_ready, 2000);
+    bed.lambdas = NULL;
+    bed_map(&bed, "", "", 5);
+    bed_run(&bed, &watcher.ended, 2000);
+    cr_assert_eq(watcher.status, SLUICE_NOT_FOUND);
     bed_close(&bed);
 }
 
@@ -625,16 +650,19 @@ static void no_such_log(struct fake *node, struct fabric_link *link, const struc
                         const uint8_t *body)
 {
     (void)body;
-    fake_refuse(node, link, header, SLUICE_NOT_FOUND, "no such lambda here");
+    if (header->type == WIRE_LAMBDA_LOG && node->id != 3)
+        fake_refuse(node, link, header, SLUICE_NOT_FOUND, "no such lambda here");
 }
 
-Test(watch, the_log_of_a_lambda_that_nobody_has_ends)
+/* Whoever asks for it is told so, and not that it is there and has ended; also while a node says nothing at all. */
+Test(watch, the_log_of_a_lambda_that_is_not_there_ends_before_it_begins)
 {
     struct bed bed;
     struct watcher watcher = {0};
     bed_open(&bed, 3, no_such_log);
     cr_assert_eq(sluice_lambda_log(bed.client, "thumb", on_event, &watcher, &watcher.watch), SLUICE_OK);
-    bed_run(&bed, &watcher.ended, 3000);
+    bed_run(&bed, &watcher.ended, 2000);
     cr_assert_eq(watcher.status, SLUICE_NOT_FOUND);
+    cr_assert_not(watcher.is_ready);
     bed_close(&bed);
 }
