@@ -131,9 +131,9 @@ struct sluice_get {
     struct sluice_call call;
     const char *key;
     size_t key_size;
-    uint64_t version; /* 0: not by version */
-    uint64_t at_ns;   /* 0: not by time */
-    bool by_object_time;
+    uint64_t version;        /* 0: not by version */
+    uint64_t at_ns;          /* 0: not by time */
+    bool by_object_time;     /* INVALID: not offered in this release */
     bool stable;             /* any replica's stable prefix */
     bool head;               /* no value */
     uint64_t offset, length; /* range; length 0: everything from offset */
@@ -188,7 +188,7 @@ struct sluice_watch_options {
     const char *cursor; /* resume; NULL: from now */
     bool values;
     bool admin;                /* see _sluice/ too */
-    uint32_t progress_ms;      /* progress at least so often; 0: 1,000 */
+    uint32_t progress_ms;      /* progress so often, from 10 to 60,000; 0: 1,000 */
     uint64_t buffer_bytes_max; /* what may wait while paused before upstream is stopped (and resumed from the cursor
                                   later); 0: 1 MiB */
 };

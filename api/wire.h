@@ -133,7 +133,11 @@ enum wire_pattern_kind { WIRE_PATTERN_KEY = 1, WIRE_PATTERN_PREFIX = 2, WIRE_PAT
 #define WIRE_QUERY_NO_VALUE   32u /* get: facts only (HEAD) */
 #define WIRE_QUERY_FROM_TIME                                                                                           \
     64u /* watch: from is a time: events with a later time; else `from` is the first revision wanted, 0: from now */
-#define WIRE_QUERY_OBJECT_CLOCK 128u
+#define WIRE_QUERY_OBJECT_CLOCK 128u /* refused: no release offers it yet */
+
+/* Of a watch: bounds of the time between two progress events. Whoever reads wants a sign of life each second. */
+#define WIRE_PROGRESS_MS_MIN 10u
+#define WIRE_PROGRESS_MS_MAX 1000u
 
 struct wire_query {
     uint8_t version; /* 1 */
@@ -141,7 +145,8 @@ struct wire_query {
     uint16_t flags;  /* WIRE_QUERY_… */
     uint16_t key_size;
     uint16_t after_size;
-    uint32_t limit;     /* records; list, history; 0: the page's bytes decide */
+    uint32_t limit;     /* list, history: records, 0: the page's bytes decide. Watch: milliseconds between two progress
+                           events, within WIRE_PROGRESS_MS_…; 0: the node's own way */
     uint32_t operation; /* watch: skip operations of revision `from` below this */
     uint64_t object_version;
     uint64_t at;

@@ -311,7 +311,7 @@ struct feed *feed__create(struct sluice_watch *watch, uint32_t shard, uint64_t e
         return NULL;
     }
     self->query->kind = (uint8_t)watch->kind;
-    self->query->limit = watch->progress_ms;
+    self->query->limit = watch->progress_ms < WIRE_PROGRESS_MS_MAX ? watch->progress_ms : WIRE_PROGRESS_MS_MAX;
     self->ask.target = ASK_SHARD;
     self->ask.shard = shard;
     self->ask.body = self->query;

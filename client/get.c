@@ -70,7 +70,6 @@ static void got(struct ask *ask, const struct reply *reply)
 static uint16_t get_flags(const struct sluice_get *request)
 {
     return (uint16_t)((request->version != 0 ? WIRE_QUERY_VERSION : 0u) | (request->at_ns != 0 ? WIRE_QUERY_AT : 0u) |
-                      (request->by_object_time ? WIRE_QUERY_OBJECT_CLOCK : 0u) |
                       (request->head ? WIRE_QUERY_NO_VALUE : 0u));
 }
 
@@ -85,6 +84,10 @@ void sluice_get(struct sluice_client *client, const struct sluice_get *request, 
     if (status == SLUICE_OK && request->version != 0 && request->at_ns != 0) {
         status = SLUICE_INVALID;
         why = "an object is asked for by version or by time, not by both";
+    }
+    if (status == SLUICE_OK && request->by_object_time) {
+        status = SLUICE_INVALID;
+        why = "reading by the object clock is not offered in this release; ask by platform time";
     }
     if (status != SLUICE_OK) {
         job__refuse(&self->job, status, "%s", why);

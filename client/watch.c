@@ -11,7 +11,7 @@
 #include "core/base/panic.h"
 
 #define PROGRESS_MS_DEFAULT  1000u
-#define PROGRESS_MS_MIN      10u
+#define PROGRESS_MS_MAX      60000u
 #define BUFFER_BYTES_DEFAULT (1u << 20)
 #define RETRY_NS             (100 * NS_PER_MS)
 #define LAMBDA_NAME_MAX      48u /* of those that there can be */
@@ -393,7 +393,9 @@ enum sluice_status sluice_watch_start(struct sluice_client *client, const struct
     self->admin = options->admin;
     self->from = from;
     if (options->progress_ms != 0)
-        self->progress_ms = options->progress_ms < PROGRESS_MS_MIN ? PROGRESS_MS_MIN : options->progress_ms;
+        self->progress_ms = options->progress_ms < WIRE_PROGRESS_MS_MIN ? WIRE_PROGRESS_MS_MIN
+                            : options->progress_ms > PROGRESS_MS_MAX    ? PROGRESS_MS_MAX
+                                                                        : options->progress_ms;
     if (options->buffer_bytes_max != 0)
         self->buffer_bytes_max = options->buffer_bytes_max;
     timer__set(&client->timers, &self->progress, clock_monotonic_ns() + self->progress_ms * NS_PER_MS);

@@ -154,7 +154,6 @@ const char *convert_batch(const Sluice__V1__BatchRequest *in, struct sluice_oper
 const char *convert_get(const Sluice__V1__GetRequest *in, struct sluice_get *out)
 {
     *out = (struct sluice_get){.version = in->version,
-                               .by_object_time = in->clock == SLUICE__V1__CLOCK__OBJECT,
                                .stable = in->consistency == SLUICE__V1__CONSISTENCY__STABLE,
                                .head = in->head,
                                .offset = in->offset,
@@ -168,10 +167,10 @@ const char *convert_get(const Sluice__V1__GetRequest *in, struct sluice_get *out
         error = "version and at_ns exclude each other";
     if (error == NULL && in->consistency != SLUICE__V1__CONSISTENCY__LINEARIZABLE && !out->stable)
         error = "consistency is LINEARIZABLE or STABLE";
-    if (error == NULL && in->clock != SLUICE__V1__CLOCK__PLATFORM && !out->by_object_time)
-        error = "clock is PLATFORM or OBJECT";
-    if (error == NULL && out->by_object_time && in->at_ns == 0)
-        error = "clock belongs to at_ns, which is missing";
+    if (error == NULL && in->clock == SLUICE__V1__CLOCK__OBJECT)
+        error = "reading by the object clock is not offered in this release; use PLATFORM";
+    if (error == NULL && in->clock != SLUICE__V1__CLOCK__PLATFORM)
+        error = "clock is PLATFORM";
     return error;
 }
 

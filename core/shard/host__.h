@@ -54,6 +54,7 @@ struct host__reader {
     struct pattern *pattern;
     bool values, admin, announced;
     uint64_t progress_ns; /* monotonic: when the next progress is due */
+    uint64_t progress_every_ns;
     uint64_t closed_sent;
     /* A feed. */
     bool is_feed;
@@ -232,6 +233,9 @@ struct wire_header serve__header(struct host *self, uint64_t request_id, uint32_
                                  uint32_t flags, size_t body_size);
 void serve__text(struct host *self, void *link, const struct wire_header *request, enum sluice_status status,
                  const char *text);
+/* Reads what a client asks for. INVALID also where it is well-formed and not offered. */
+enum sluice_status serve__query(const void *body, size_t size, const struct wire_query **query,
+                                const char **why) SLUICE_MUST_CHECK;
 /* What a client is told that must look elsewhere: who leads, or that nobody can. */
 void serve__elsewhere(struct replica *self, void *link, uint64_t request_id);
 /* A record as it goes to clients: fills `record`; the strings are the version's. */

@@ -318,7 +318,7 @@ void read__serve(struct replica *self, void *link, const struct wire_header *hea
     const struct wire_query *query = NULL;
     const char *why = "malformed";
     if (header->type != WIRE_TIME) {
-        enum sluice_status status = wire_query_read(body, header->body_size, &query, &why);
+        enum sluice_status status = serve__query(body, header->body_size, &query, &why);
         if (status != SLUICE_OK) {
             serve__text(self->host, link, header, status, why);
             return;

@@ -218,6 +218,15 @@ void serve__written(struct replica *self, const struct host__pending *who, const
     bytes_free(&body);
 }
 
+enum sluice_status serve__query(const void *body, size_t size, const struct wire_query **query, const char **why)
+{
+    enum sluice_status status = wire_query_read(body, size, query, why);
+    if (status != SLUICE_OK || ((*query)->flags & WIRE_QUERY_OBJECT_CLOCK) == 0)
+        return status;
+    *why = "reading by the object clock is not offered in this release; ask by platform time";
+    return SLUICE_INVALID;
+}
+
 static const char *write_error(struct host *self, const struct wire_header *header, const struct wire_command *command)
 {
     struct wire_operation_view view;
@@ -379,7 +388,7 @@ void serve__message(struct host *self, void *link, const struct wire_header *hea
     case WIRE_WATCH: {
         const struct wire_query *query = NULL;
         const char *why = "malformed";
-        enum sluice_status status = wire_query_read(body, header->body_size, &query, &why);
+        enum sluice_status status = serve__query(body, header->body_size, &query, &why);
         if (status != SLUICE_OK)
             serve__text(self, link, header, status, why);
         else if (replica->paxos.role != PAXOS_LEADER)

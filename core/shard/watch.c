@@ -116,7 +116,7 @@ static void pump_progress(struct host__reader *reader, uint64_t now)
         reader->closed_sent = closed;
     }
     reader->announced = true;
-    reader->progress_ns = now + host->options.progress_ns;
+    reader->progress_ns = now + reader->progress_every_ns;
 }
 
 static void reader_end(struct host__reader *reader, enum sluice_status status, const char *why)
@@ -217,6 +217,16 @@ uint64_t watch__next_ns(const struct replica *self)
     return next;
 }
 
+/* Often enough to be of use, and not so often that it costs the others anything to speak of. */
+static uint64_t progress_every(const struct host *self, uint32_t wanted_ms)
+{
+    if (wanted_ms == 0)
+        return self->options.progress_ns;
+    if (wanted_ms < WIRE_PROGRESS_MS_MIN)
+        return WIRE_PROGRESS_MS_MIN * NS_PER_MS;
+    return (wanted_ms < WIRE_PROGRESS_MS_MAX ? wanted_ms : WIRE_PROGRESS_MS_MAX) * NS_PER_MS;
+}
+
 static void add(struct replica *self, struct host__reader *reader)
 {
     reader->replica = self;
@@ -242,6 +252,7 @@ void watch__start(struct replica *self, void *link, const struct wire_header *he
     reader->request_id = header->request_id;
     reader->values = (query->flags & WIRE_QUERY_VALUES) != 0;
     reader->admin = (header->flags & WIRE_FLAG_ADMIN) != 0;
+    reader->progress_every_ns = progress_every(host, query->limit);
     uint64_t applied = versions_applied(self->versions, NULL);
     if (query->epoch != 0 && query->epoch != self->epoch) {
         status = SLUICE_EPOCH_LOST;

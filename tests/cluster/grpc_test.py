@@ -407,6 +407,8 @@ def test_bad_requests_are_refused_with_words():
             each.store.Put(request, timeout=10)
     with fails((CODE.INVALID_ARGUMENT, "invalid_argument"), "exclude"):
         each.get("k", version=1, at_ns=5)
+    with fails((CODE.INVALID_ARGUMENT, "invalid_argument"), "object clock"):
+        each.get("k", at_ns=5, clock=pb.OBJECT)
     with fails((CODE.INVALID_ARGUMENT, "invalid_argument"), "delimiter"):
         each.store.List(pb.ListRequest(delimiter="ab"), timeout=10)
     with fails((CODE.INVALID_ARGUMENT, "invalid_argument"), "at least one key"):

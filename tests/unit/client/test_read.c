@@ -86,7 +86,7 @@ Test(read, versions_times_and_ranges_are_asked_for_as_given)
     bed_open(&bed, 3, has_it);
     const struct sluice_get requests[] = {
         {.key = "k", .key_size = 1, .version = 7},
-        {.key = "k", .key_size = 1, .at_ns = 55, .by_object_time = true},
+        {.key = "k", .key_size = 1, .at_ns = 55},
         {.key = "k", .key_size = 1, .offset = 10, .length = 20, .call = {.after_ns = 3}},
         {.key = "k", .key_size = 1, .head = true},
     };
@@ -98,12 +98,27 @@ Test(read, versions_times_and_ranges_are_asked_for_as_given)
         if (i == 0)
             cr_assert(asked.flags == WIRE_QUERY_VERSION && asked.object_version == 7);
         if (i == 1)
-            cr_assert(asked.flags == (WIRE_QUERY_AT | WIRE_QUERY_OBJECT_CLOCK) && asked.at == 55);
+            cr_assert(asked.flags == WIRE_QUERY_AT && asked.at == 55);
         if (i == 2)
             cr_assert(asked.offset == 10 && asked.length == 20 && asked_header.after == 3);
         if (i == 3)
             cr_assert(asked.flags == WIRE_QUERY_NO_VALUE && got.data_size[0] == 0);
     }
+    bed_close(&bed);
+    got_free(&got);
+}
+
+Test(read, a_read_by_the_object_clock_is_refused_in_words)
+{
+    struct bed bed;
+    struct got got = {0};
+    bed_open(&bed, 1, has_it);
+    const struct sluice_get request = {.key = "k", .key_size = 1, .at_ns = 55, .by_object_time = true};
+    sluice_get(bed.client, &request, got_answer, &got);
+    bed_run(&bed, &got.done, 2000);
+    cr_assert_eq(got.status, SLUICE_INVALID);
+    cr_assert_not_null(strstr(got.detail, "object clock"));
+    cr_assert_eq(bed.nodes[0].asked[WIRE_GET], 0);
     bed_close(&bed);
     got_free(&got);
 }

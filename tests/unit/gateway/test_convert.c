@@ -144,21 +144,23 @@ Test(convert, a_get_is_by_version_or_by_time)
     struct sluice_get out;
     get.key = TEXT("k");
     get.at_ns = 99;
-    get.clock = SLUICE__V1__CLOCK__OBJECT;
     get.consistency = SLUICE__V1__CONSISTENCY__STABLE;
     get.head = 1;
     get.offset = 10;
     get.length = 20;
     get.after_ns = 5;
     cr_assert_null(convert_get(&get, &out));
-    cr_assert(out.at_ns == 99 && out.by_object_time && out.stable && out.head);
+    cr_assert(out.at_ns == 99 && !out.by_object_time && out.stable && out.head);
     cr_assert(out.offset == 10 && out.length == 20 && out.call.after_ns == 5 && out.version == 0);
     get.version = 3;
     cr_assert_not_null(convert_get(&get, &out));
     get.at_ns = 0;
-    cr_assert_not_null(convert_get(&get, &out), "a clock without a time");
-    get.clock = SLUICE__V1__CLOCK__PLATFORM;
     cr_assert_null(convert_get(&get, &out));
+    get.clock = SLUICE__V1__CLOCK__OBJECT;
+    cr_assert_not_null(strstr(convert_get(&get, &out), "not offered"));
+    get.clock = 2;
+    cr_assert_not_null(convert_get(&get, &out));
+    get.clock = SLUICE__V1__CLOCK__PLATFORM;
     get.consistency = 2;
     cr_assert_not_null(convert_get(&get, &out));
 }
