@@ -38,7 +38,8 @@ Test(serve, a_read_by_the_object_clock_is_refused_and_not_answered_by_another_cl
         const struct wire_query query = {.version = 1,
                                          .kind = WIRE_PATTERN_KEY,
                                          .key_size = 3,
-                                         .flags = WIRE_QUERY_OBJECT_CLOCK | (types[i] == WIRE_WATCH ? 0 : WIRE_QUERY_AT),
+                                         .flags =
+                                             WIRE_QUERY_OBJECT_CLOCK | (types[i] == WIRE_WATCH ? 0 : WIRE_QUERY_AT),
                                          .at = 1,
                                          .length = UINT64_MAX};
         send_query(small_wait_leader(), &link, types[i], &query, "key");
@@ -76,8 +77,7 @@ Test(serve, progress_comes_as_often_as_the_watch_asks_within_bounds)
     static const struct {
         uint32_t every_ms, least, most;
     } cases[] = {
-        {0, 4, 6},     {1000, 4, 6}, {100, 40, 55}, {50, 80, 105},
-        {1, 250, 510}, /* no oftener than every 10 ms */
+        {0, 4, 6},      {1000, 4, 6}, {100, 40, 55}, {50, 80, 105}, {1, 250, 510}, /* no oftener than every 10 ms */
         {3600000, 4, 6} /* and not so seldom that the reader would take its node for dead */
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
