@@ -210,6 +210,8 @@ fuzz: ## run each fuzzer for SECONDS=10 seconds (FUZZ=name picks one)
 	@exec tests/fuzz/run $(BUILD)/fuzz $(or $(SECONDS),10) $(or $(FUZZ),$(fuzzers))
 
 fuzzers: $(addprefix $(out)/,$(fuzzers))
+# The gateway is fuzzed in front of the store in memory of its unit tests.
+$(out)/fuzz_http: $(out)/tests/unit/gateway/fake_sluice.c.o $(out)/tests/unit/gateway/fake_store.c.o
 $(out)/fuzz_%: $(out)/tests/fuzz/fuzz_%.c.o $(libraries)
 	$(call say,LINK,$@)$(subst -no-link,,$(link))
 

@@ -111,6 +111,8 @@ void emit_base64(struct emit *self, const void *data, size_t size)
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     const uint8_t *from = data;
     size_t needed = (size + 2) / 3 * 4;
+    if (size == 0)
+        return;
     if (bytes_reserve(&self->out, needed) != SLUICE_OK) {
         self->failed = true;
         return;
