@@ -207,6 +207,10 @@ class Lab:
     def membership(self, node):
         return next((each["membership"] for each in self.status()["nodes"] if each["id"] == node), None)
 
+    def holds(self, node):
+        """Is a full member of a shard of the pools'."""
+        return any(node in kept for kept in self.replicas().values())
+
     def placed(self, nodes):
         """All replicas are where they are wanted, on these nodes alone, as members; nothing moves."""
         state = self.status()
