@@ -173,8 +173,8 @@ sim-paxos: $(sim_paxos) ## run the simulator of consensus alone, much faster tha
 sim-campaign: $(sim_program) ## run the simulator on ever new seeds for MINUTES=10 (SEED= to begin elsewhere than now)
 	@exec nice $(sim_program) --minutes $(or $(MINUTES),10) $(if $(SEED),,--seed $$(date +%s)000) $(sim_options)
 
-coverage: ## what the simulator reaches of core/consensus and core/shard (SEEDS=400)
-	@$(MAKE) --no-print-directory MODE=coverage $(BUILD)/coverage/tests/sim/sim
+coverage: ## what both simulators reach of core/consensus, core/shard and core/versions (SEEDS=400)
+	@$(MAKE) --no-print-directory MODE=coverage $(addprefix $(BUILD)/coverage/tests/sim/,sim paxos/sim_paxos)
 	@exec nice tests/sim/coverage $(BUILD)/coverage $(or $(SEEDS),400) $(or $(STEPS),20000) $(ARGS)
 
 mutants: ## plant deliberate bugs one by one, and show that the simulators find them (ARGS="--quick NAME...")

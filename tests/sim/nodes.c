@@ -71,6 +71,7 @@ static void env_installed(void *arg, uint32_t group, uint64_t epoch)
     (void)epoch;
     sim.totals.snapshots++;
     sim_say("node %u has a snapshot of group %u", ((struct sim_node *)arg)->id, group);
+    sim_check_cuts(arg);
 }
 
 static void env_fatal(void *arg, enum sluice_status status, const char *what)
@@ -187,6 +188,7 @@ void sim_node_start(struct sim_node *node)
     sim_say("node %u starts as process %llu", node->id, (unsigned long long)node->incarnation);
     sim_open_groups(node);
     sim_lambda_start(node);
+    sim_check_cuts(node);
     sim_node_round(node);
 }
 

@@ -69,6 +69,9 @@ static void draw(void)
         sim.faults.crash = 3000 + (uint32_t)random_below(&sim.random, 15000);
         sim.faults.partition = 10000 + (uint32_t)random_below(&sim.random, 50000);
     }
+    /* A disk's lies are found where a process begins. */
+    if (sim.faults.lie != 0 && sim.faults.crash < 3000)
+        sim.faults.crash = 3000;
     for (uint32_t id = 1; id <= sim.node_count; id++) {
         struct sim_node *node = &sim.nodes[id];
         node->id = id;
@@ -156,6 +159,8 @@ static void fault_tick(struct sim_event *event)
         }
         if (node->up && sim.now >= node->paused_until && random_below(&sim.random, 30) == 0)
             sim_disk_store(node);
+        if (node->up && sim.now >= node->paused_until && sim.now / FAULT_TICK_NS % 64 == id)
+            sim_check_cuts(node);
         if (sim_fault(sim.faults.full)) {
             node->full_until = sim.now + random_below(&sim.random, NS_PER_S);
             sim.totals.full_disks++;

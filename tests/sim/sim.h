@@ -127,19 +127,21 @@ struct sim_client {
 /* What a run did, to be said in one line. */
 #define SIM_TOTALS(x)                                                                                                  \
     x(operations, "operations") x(acknowledged, "acknowledged writes") x(reads, "reads")                               \
-        x(unknown, "unknown outcomes") x(batches, "batches") x(cuts, "cuts") x(events, "events watched")               \
-            x(resumed, "watches resumed") x(repeated, "writes repeated by key") x(effects, "effects of lambdas")       \
-                x(effects_again, "effects tried again") x(cursors, "cursors moved") x(elections, "elections")          \
-                    x(transfers, "transfers") x(placements, "placements") x(member_changes, "changes of members")      \
-                        x(snapshots, "snapshots") x(crashes, "crashes") x(pauses, "pauses")                            \
-                            x(partitions, "partitions") x(links_broken, "broken links") x(corrupted, "damaged frames") \
-                                x(jumps, "clock jumps") x(torn, "torn writes") x(write_errors, "failed writes")        \
-                                    x(damaged, "damaged copies of logs") x(flipped, "logs with flipped bits")          \
-                                        x(lost_writes, "with lost writes") x(misdirected, "with misdirected writes")   \
-                                            x(bad_sectors, "with unreadable sectors")                                  \
-                                                x(lost_segments, "with missing segments")                              \
-                                                    x(lost_replicas, "replicas that began with a loss")                \
-                                                        x(full_disks, "full disks") x(recycled, "recycled segments")
+        x(unknown, "unknown outcomes") x(batches, "batches") x(cuts, "cuts") x(cuts_again, "keys of cuts read again")  \
+            x(events, "events watched") x(resumed, "watches resumed") x(repeated, "writes repeated by key")            \
+                x(effects, "effects of lambdas") x(effects_again, "effects tried again") x(cursors, "cursors moved")   \
+                    x(elections, "elections") x(transfers, "transfers") x(placements, "placements")                    \
+                        x(member_changes, "changes of members") x(snapshots, "snapshots") x(crashes, "crashes")        \
+                            x(pauses, "pauses") x(partitions, "partitions") x(links_broken, "broken links")            \
+                                x(corrupted, "damaged frames") x(jumps, "clock jumps") x(torn, "torn writes")          \
+                                    x(write_errors, "failed writes") x(damaged, "damaged copies of logs")              \
+                                        x(flipped, "logs with flipped bits") x(lost_writes, "with lost writes")        \
+                                            x(misdirected, "with misdirected writes")                                  \
+                                                x(bad_sectors, "with unreadable sectors")                              \
+                                                    x(lost_segments, "with missing segments")                          \
+                                                        x(lost_replicas, "replicas that began with a loss")            \
+                                                            x(full_disks, "full disks")                                \
+                                                                x(recycled, "recycled segments")
 struct sim_totals {
 #define SIM_TOTAL(name, text) uint64_t name;
     SIM_TOTALS(SIM_TOTAL)
@@ -279,6 +281,8 @@ void sim_client_reply(uint32_t client, const uint8_t *data, size_t size);
 /* check.c */
 void sim_check_node(struct sim_node *node);
 void sim_check_leases(void);
+/* watches.c: what cuts showed is what this node shows, as far as it has closed their times. */
+void sim_check_cuts(struct sim_node *node);
 void sim_check_history(void);
 /* All replicas have applied what there is: a cursor may have moved a moment ago. */
 bool sim_at_rest(void);

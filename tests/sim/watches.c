@@ -130,6 +130,28 @@ static bool cut_shows(struct versions *versions, uint32_t key, const struct sim_
     return number == cut->versions[key];
 }
 
+#define CUTS_LOOKED_AT 32
+
+void sim_check_cuts(struct sim_node *node)
+{
+    for (uint32_t key = 0; key < SIM_KEYS && sim.cut_count > 0; key++) {
+        struct replica *replica = host__replica(node->host, sim_group_of_key(key));
+        if (replica == NULL)
+            continue;
+        uint64_t closed = replica__closed_time(replica);
+        for (uint32_t i = 0; i < CUTS_LOOKED_AT; i++) {
+            const struct sim_cut *cut = &sim.cuts[(i * 61 + sim.events_run) % sim.cut_count];
+            if (cut->at > closed)
+                continue;
+            sim.totals.cuts_again++;
+            if (!cut_shows(replica->versions, key, cut))
+                sim_fail(
+                    "a cut showed version %llu of key %u, and node %u, for which that time is closed, shows another",
+                    (unsigned long long)cut->versions[key], key, node->id);
+        }
+    }
+}
+
 static void check_watch(const struct sim_user *user, uint32_t key, struct versions *versions)
 {
     const struct sim_watch *watch = &user->watch;
