@@ -148,7 +148,7 @@ static void follow_shard(struct node *self, const struct map *map, const struct 
     const struct map_replica *own = map_replica_find(shard, self->options.id);
     uint64_t epoch = 0;
     bool here = host_group_has(self->host, shard->id, &epoch);
-    if (here && (own == NULL || epoch != shard->epoch || own->since != host_group_since(self->host, shard->id))) {
+    if (here && (own == NULL || epoch != shard->epoch || own->since > host_group_since(self->host, shard->id))) {
         host_group_remove(self->host, shard->id, true);
         here = false;
     }
@@ -165,11 +165,13 @@ static void follow_map_group(struct node *self, const struct map *map)
 {
     const struct map_replica *own = map_replica_find(&map->group, self->options.id);
     bool here = host_group_has(self->host, MAP_GROUP, NULL);
-    if (own == NULL && here && self->told_map == map) {
-        /* Only on somebody else's word: the log itself may be behind. */
-        LOG_INFO("node", "this node does not keep the cluster map any more");
+    /* Only on somebody else's word: the log itself may be behind. */
+    bool left = own == NULL || own->since > host_group_since(self->host, MAP_GROUP);
+    if (here && left && self->told_map == map) {
+        LOG_INFO("node", "this node does not keep the cluster map any more%s", own == NULL ? "" : " as it did before");
         host_group_remove(self->host, MAP_GROUP, true);
-    } else if (own != NULL && !here) {
+    }
+    if (own != NULL && !host_group_has(self->host, MAP_GROUP, NULL)) {
         enum sluice_status status = open_map(self, map->group.founders, true);
         if (status != SLUICE_OK)
             node__fail(self, status, "the cluster map could not be opened");

@@ -183,7 +183,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         .epoch = group->epoch,
         .instance = host->options.pairs.incarnation << PAXOS_INSTANCE_BITS | host->opened++,
         .since = group->since,
-        .whole_from = group->lost ? 0 : lost,
+        .whole_from = lost,
         .replica_count = group->replica_count,
         .preferred = group->replica_count == 0 ? 0 : group->replicas[0],
         .memory_only = group->memory_only,
@@ -287,8 +287,10 @@ static enum sluice_status make_room(struct host *self, uint32_t group)
     return SLUICE_OK;
 }
 
-enum sluice_status host_group_add(struct host *self, const struct host_group *group)
+enum sluice_status host_group_add(struct host *self, const struct host_group *given)
 {
+    struct host_group known = *given;
+    const struct host_group *group = &known;
     struct replica *replica = calloc(1, sizeof(*replica));
     if (replica == NULL)
         return SLUICE_MEMORY;
@@ -325,7 +327,10 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
     }
     struct host__recovered *recovered = recovered_of(self, group->group, false);
     uint64_t lost = recovered == NULL ? 0 : recovered->lost; /* of whatever epoch */
-    uint64_t lost_since = recovered == NULL ? 0 : recovered->lost_since;
+    uint64_t lost_since = recovered == NULL || group->memory_only ? 0 : recovered->lost_since;
+    /* The disk may know of a later placement than a map of an earlier time does. */
+    if (lost_since > known.since)
+        known.since = lost_since;
     if (recovered != NULL && recovered->epoch != group->epoch)
         recovered = NULL;
     for (uint32_t i = 0; i < group->replica_count; i++)
@@ -340,8 +345,10 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gr
     /* What the log will say of earlier placements on this node is not said of this one, and not of its next process.
      * That is on disk before any entry is; as long as none is, nothing was acknowledged that could be lost. */
     bool anew = group->since != 0 && replica->paxos.last == 0 && lost_since != group->since;
-    if (group->lost || anew)
+    if (group->lost || anew) {
+        replica->paxos.options.whole_from = replica->paxos.options.instance;
         status = group__note_lost(replica, group->lost);
+    }
     if (status != SLUICE_OK)
         goto fail;
     if (recovered != NULL)

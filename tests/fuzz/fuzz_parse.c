@@ -155,9 +155,9 @@ static void try_cursor(const char *text, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static void (*const readers[])(const char *text, size_t size) = {
-        try_percent, try_target, try_etags, try_range,  try_date,
-        try_numbers, try_types,  try_host,  try_base64, try_cursor};
+    static void (*const readers[])(const char *text, size_t size) = {try_percent, try_target,  try_etags, try_range,
+                                                                     try_date,    try_numbers, try_types, try_host,
+                                                                     try_base64,  try_cursor};
     if (size == 0)
         return 0;
     /* As headers come: a text that ends with a zero byte. A reader that is told the size sees those within too. */

@@ -213,6 +213,13 @@ Test(members, a_founder_that_left_and_came_back_empty_does_not_vote_by_its_forme
     small_stop(1);
     small_start(1);
     cr_assert_not(small_replica(1)->paxos.options.amnesiac);
+    /* A map of before tells nothing of its coming back, but its disk does. */
+    small_stop(1);
+    small.joined = 0;
+    small_start(1);
+    cr_assert_eq(host_group_since(small.nodes[1].host, 1), 1);
+    cr_assert_not(small_replica(1)->paxos.options.amnesiac);
+    cr_assert_gt(small_replica(1)->paxos.stable, 0);
 }
 
 /* ---- Reads without a lease ---- */
