@@ -198,6 +198,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
     };
     memcpy(options.replicas, group->replicas, sizeof(options.replicas));
     struct paxos_recovered state = {.promised = recovered == NULL ? 0 : recovered->promised, .members = self->members};
+    self->compacted = state.compacted = versions_gaps(self->versions);
     state.stable = versions_applied(self->versions, &state.stable_time);
     state.last = state.stable;
     while (!group->memory_only && recovered_at(recovered, state.last + 1) != NULL &&
@@ -247,6 +248,7 @@ void group__destroy(struct replica *self)
         host->table[self->group] = NULL;
     read__drop_waiting(self, NULL);
     snapshot__drop_all(self);
+    install__drop(self);
     repair__drop_all(self);
     for (struct host__reader *reader = self->readers; reader != NULL;) {
         struct host__reader *next = reader->next;

@@ -84,6 +84,10 @@ enum sluice_status host_create(const struct host_options *options, const struct 
         self->options.volatile_bytes_max = 256u << 20;
     if (self->options.behind_max == 0)
         self->options.behind_max = 65536;
+    if (self->options.compact_tail < self->options.behind_max)
+        self->options.compact_tail = self->options.behind_max;
+    if (self->options.compact_tail < self->options.window)
+        self->options.compact_tail = self->options.window;
     if (self->options.snapshot_chunk == 0)
         self->options.snapshot_chunk = 1u << 20;
     if (self->options.catch_up_rate == 0)
@@ -254,8 +258,7 @@ void host_tick(struct host *self)
 /* Stable indexes ride along in group commits, so that a restart applies what was chosen without asking anybody. */
 static void note_stable(struct replica *self)
 {
-    /* What came by a snapshot is chosen too. */
-    uint64_t stable = self->install.index > self->paxos.stable ? self->install.index : self->paxos.stable;
+    uint64_t stable = self->paxos.stable;
     if (self->memory_only || stable == self->stable_noted)
         return;
     const struct wal_record record = {.type = WAL_STABLE, .group = self->group, .epoch = self->epoch, .ballot = stable};
@@ -314,6 +317,7 @@ void host_flush(struct host *self)
     submit(self);
     for (struct replica **at = &self->busy; *at != NULL;) {
         struct replica *replica = *at;
+        replica__compact(replica);
         replica->busy = replica->queued_count > 0 || replica->waiting != NULL || replica->readers != NULL ||
                         replica->dirty || replica->ticket_count > 0 || replica->sendings != NULL ||
                         replica->repairs != NULL;
@@ -364,7 +368,9 @@ void host_each_group(const struct host *self, void (*each)(void *arg, const stru
         status.applied = versions_applied(replica->versions, &status.time);
         if (replica->installing > status.applied && host__now(self) - replica->installing_ns < 5 * NS_PER_S) {
             status.installing = replica->installing;
-            status.ingested = status.applied;
+            status.ingested = replica->install.begun && replica->install.position > status.applied
+                                  ? replica->install.position
+                                  : status.applied;
         }
         for (const struct host__reader *reader = replica->readers; reader != NULL; reader = reader->next)
             status.watches += !reader->is_feed;

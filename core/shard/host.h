@@ -48,8 +48,7 @@ struct host_env {
     /* The log's members changed: a mask of nodes. NULL: nobody asks. */
     void (*members)(void *arg, uint32_t group, uint64_t epoch, uint64_t members);
     /* A snapshot has taken the place of this replica's history: what was made of its versions must be made anew (of the
-     * map group's: the map). NULL: nobody asks. Snapshots as they are now are applied entry by entry, like the log, so
-     * that nothing needs to be made anew and this is not called. */
+     * map group's: the map). NULL: nobody asks. */
     void (*installed)(void *arg, uint32_t group, uint64_t epoch);
     /* The replica can't go on: disk, memory or damaged data. The process must stop. */
     void (*fatal)(void *arg, enum sluice_status status, const char *what);
@@ -68,6 +67,8 @@ struct host_options {
     uint64_t volatile_bytes_max; /* per volatile group; 0: 256 MiB */
     bool leases_off;             /* clocks are not to be trusted: a linearizable read asks a quorum each time */
     uint32_t behind_max;         /* entries; who lacks more gets a snapshot; 0: 65,536 */
+    uint32_t compact_tail;       /* entries; older ones that made no version are dropped; 0, or less than behind_max:
+                                    behind_max, so that nobody is fed from what goes */
     uint32_t snapshot_chunk;     /* bytes of a snapshot in one message; 0: 1 MiB */
     uint64_t catch_up_rate;      /* bytes a second to replicas that lag, while clients work; 0: 16 MiB */
     uint32_t requests_max;       /* requests that wait in one group, writes and reads each; 0: 16,384 */
@@ -191,7 +192,8 @@ struct host_figures {
     uint64_t writes, reads, watch_events, proposals, applied, peer_messages;
     uint64_t refused_busy;                                        /* requests that found the queues full */
     uint64_t snapshots_sent, snapshots_installed, snapshot_bytes; /* bytes: sent */
-    uint64_t repairs;                                             /* damaged entries that a peer gave back */
+    uint64_t compactions;
+    uint64_t repairs; /* damaged entries that a peer gave back */
     uint64_t read_rounds;
 };
 void host_figures(const struct host *self, struct host_figures *out);

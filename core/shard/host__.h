@@ -97,15 +97,15 @@ struct replica {
     struct host__repair *repairs; /* damaged entries that others are asked for */
     uint32_t repair_count;
     struct host__sending *sendings; /* snapshots on their way to others */
+    /* A snapshot that is being taken in. */
     struct {
-        uint64_t
-            index; /* applied from a snapshot, and not yet told to consensus: it is on its way to the disk; 0 none */
-        uint64_t time, opened;
-        struct paxos_members members;
-        uint64_t ticket; /* 0: not submitted yet */
-        uint16_t from;
-        uint64_t finish_id; /* of the transfer that waits to hear that all of it is installed; 0 none */
+        bool begun;
+        bool flushed;       /* or asked to be, before the end */
+        uint64_t id;        /* of the transfer that the facts are of */
+        uint64_t position;  /* all that is kept up to here is held */
+        struct bytes facts; /* that have come */
     } install;
+    uint64_t compacted;                 /* entries up to here that made no version were dropped */
     uint64_t installing, installing_ns; /* where the snapshot ends that comes in, and when it was heard of last */
     uint64_t rounds_done;               /* of asking a quorum, in this leadership */
     uint64_t wanted;                    /* mask of the nodes that the map wants; 0: nothing was said */
@@ -205,6 +205,11 @@ enum sluice_status replica__apply(struct replica *self, const struct entry *entr
 /* Applies a members entry over what was before; the result is kept with the versions. */
 enum sluice_status replica__members_apply(struct versions *versions, struct paxos_members *members,
                                           const struct entry *entry) SLUICE_MUST_CHECK;
+/* The fact that keeps them. It is borrowed from `self`. */
+struct versions_fact replica__members_fact(const struct replica *self);
+bool replica__is_members_fact(struct slice name);
+/* Lets go of old entries that made no version, some steps at a time. */
+void replica__compact(struct replica *self);
 /* The members that were kept with the versions. */
 enum sluice_status replica__load_members(struct replica *self);
 void replica__tick(struct replica *self);
@@ -258,9 +263,11 @@ uint64_t snapshot__next_ns(const struct replica *self);
 void snapshot__acknowledged(struct replica *self, uint16_t from, const struct peer_snapshot_ack *ack);
 void snapshot__drop_all(struct replica *self);
 uint64_t snapshot__receivers(const struct replica *self);
-void snapshot__message(struct replica *self, uint16_t from, const void *data, size_t size);
-void snapshot__submitted(struct replica *self, uint64_t ticket);
-void snapshot__persisted(struct replica *self, uint64_t ticket);
+
+/* install.c */
+void install__message(struct replica *self, uint16_t from, const void *data, size_t size);
+/* Forgets about what was being taken in; what the versions have of it is found again. */
+void install__drop(struct replica *self);
 
 /* repair.c */
 /* Asks another replica for a damaged entry. False: there is nobody to ask. */

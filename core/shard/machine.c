@@ -63,6 +63,26 @@ static bool condition_holds(const struct wire_operation *operation, const struct
     return false;
 }
 
+struct version machine_version(const struct wire_operation_view *view, const struct entry *entry, uint32_t operation,
+                               uint64_t version)
+{
+    const struct wire_operation *asked = view->operation;
+    return (struct version){
+        .key = view->key,
+        .key_size = asked->key_size,
+        .content_type = view->content_type,
+        .content_type_size = asked->content_type_size,
+        .value = view->value,
+        .value_size = asked->kind == WIRE_DELETE ? 0 : asked->value_size,
+        .flags = asked->kind == WIRE_DELETE ? VERSION_TOMBSTONE : 0,
+        .version = version,
+        .revision = entry->index,
+        .time = entry->time,
+        .object_time = (asked->flags & WIRE_OBJECT_TIME) ? asked->object_time : entry->time,
+        .operation = operation,
+    };
+}
+
 /* Evaluates all operations against the state before the entry; fills `made` where every one of them may happen. */
 static enum sluice_status write_prepare(struct machine *self, const struct entry *entry,
                                         const struct wire_command *command, struct version *made,
@@ -86,20 +106,7 @@ static enum sluice_status write_prepare(struct machine *self, const struct entry
         if (status == SLUICE_NOT_FOUND)
             latest = (struct version){0};
         bool holds = condition_holds(operation, &latest, number, outcome);
-        made[number] = (struct version){
-            .key = view.key,
-            .key_size = operation->key_size,
-            .content_type = view.content_type,
-            .content_type_size = operation->content_type_size,
-            .value = view.value,
-            .value_size = operation->kind == WIRE_DELETE ? 0 : operation->value_size,
-            .flags = operation->kind == WIRE_DELETE ? VERSION_TOMBSTONE : 0,
-            .version = latest.version + 1,
-            .revision = entry->index,
-            .time = entry->time,
-            .object_time = (operation->flags & WIRE_OBJECT_TIME) ? operation->object_time : entry->time,
-            .operation = number,
-        };
+        made[number] = machine_version(&view, entry, number, latest.version + 1);
         version_release(&latest);
         if (!holds)
             return SLUICE_OK;

@@ -36,6 +36,10 @@ struct machine_outcome {
 enum sluice_status machine_apply(struct machine *self, const struct entry *entry,
                                  struct machine_outcome *outcome) SLUICE_MUST_CHECK;
 
+/* The version that an operation of the entry makes when it gets this number. Borrowed from the entry's body. */
+struct version machine_version(const struct wire_operation_view *view, const struct entry *entry, uint32_t operation,
+                               uint64_t version);
+
 /* Is the answer to this very request known, so that it would be given again? */
 bool machine_answered(const struct machine *self, const struct wire_command *command);
 /* Up to which revision a lambda has handled this shard's events; 0 none. */

@@ -202,17 +202,24 @@ enum sluice_status peer_snapshot_read(const void *data, size_t size, struct peer
     if (size < sizeof(*out))
         return SLUICE_INVALID;
     memcpy(out, data, sizeof(*out));
+    bool bare = size == sizeof(*out) && out->count == 0, ok = false;
     switch (out->type) {
     case PEER_SNAPSHOT_BEGIN:
+        ok = bare;
+        break;
     case PEER_SNAPSHOT_FINISH:
-        return size == sizeof(*out) && out->count == 0 ? SLUICE_OK : SLUICE_INVALID;
+        ok = bare && out->upto > 0 && out->facts_size <= PEER_FACTS_BYTES_MAX;
+        break;
     case PEER_SNAPSHOT_ENTRIES:
-        return out->first > 0 && out->count > 0 && out->upto >= out->first && out->upto - out->first == out->count - 1
-                   ? SLUICE_OK
-                   : SLUICE_INVALID;
-    default:
-        return SLUICE_INVALID;
+        ok = out->first > 0 && out->upto >= out->first && out->upto < UINT64_MAX &&
+             out->count <= out->upto - out->first + 1;
+        break;
+    case PEER_SNAPSHOT_FACTS:
+        ok = out->count > 0 && out->upto > 0 && out->first <= PEER_FACTS_BYTES_MAX &&
+             size - sizeof(*out) <= PEER_FACTS_BYTES_MAX - out->first;
+        break;
     }
+    return ok ? SLUICE_OK : SLUICE_INVALID;
 }
 
 enum sluice_status peer_snapshot_ack_read(const void *data, size_t size, struct peer_snapshot_ack *out)
@@ -226,6 +233,41 @@ enum sluice_status peer_snapshot_ack_read(const void *data, size_t size, struct 
 enum sluice_status peer_snapshot_entry(const void *data, size_t size, size_t *offset, struct entry *out)
 {
     return entry_take(data, size, offset, out);
+}
+
+enum sluice_status peer_snapshot_numbers(const void *data, size_t size, size_t *offset, const uint8_t **numbers,
+                                         uint32_t *count)
+{
+    uint64_t many;
+    if (size - *offset < sizeof(many))
+        return SLUICE_INVALID;
+    memcpy(&many, (const uint8_t *)data + *offset, sizeof(many));
+    *offset += sizeof(many);
+    if (many > UINT16_MAX || many * sizeof(uint64_t) > size - *offset)
+        return SLUICE_INVALID;
+    *numbers = (const uint8_t *)data + *offset;
+    *count = (uint32_t)many;
+    *offset += many * sizeof(uint64_t);
+    return SLUICE_OK;
+}
+
+enum sluice_status peer_snapshot_fact(const void *data, size_t size, size_t *offset, struct slice *name,
+                                      struct slice *value)
+{
+    struct peer_fact fact;
+    const uint8_t *bytes = (const uint8_t *)data + *offset;
+    if (size - *offset < sizeof(fact))
+        return SLUICE_INVALID;
+    memcpy(&fact, bytes, sizeof(fact));
+    uint64_t whole = sizeof(fact) + (uint64_t)fact.name_size + fact.value_size;
+    whole = (whole + 7) & ~UINT64_C(7);
+    if (fact.name_size == 0 || fact.name_size > 64 || fact.value_size == 0 || fact.value_size > 65536 ||
+        whole > size - *offset)
+        return SLUICE_INVALID;
+    *name = (struct slice){bytes + sizeof(fact), fact.name_size};
+    *value = (struct slice){bytes + sizeof(fact) + fact.name_size, fact.value_size};
+    *offset += whole;
+    return SLUICE_OK;
 }
 
 enum sluice_status peer_entry_read(const void *data, size_t size, struct entry *out)

@@ -60,12 +60,18 @@ struct peer_paxos {
 };
 _Static_assert(sizeof(struct peer_paxos) == 160, "frozen layout");
 
-/* A snapshot on its way: stable entries in order. Everything in it is chosen, so it matters to nobody who leads by now.
- * The receiver says how far it is; that is where the sender goes on, after a break too. */
+/* A snapshot on its way: the stable entries that are still kept, in order, then the facts of the state machine as of
+ * its end. Everything in it is chosen, so it matters to nobody who leads by now. The receiver says how far it is; that
+ * is where the sender goes on, after a break too. */
 enum peer_snapshot_type {
-    PEER_SNAPSHOT_BEGIN = 1,   /* where do you stand? */
-    PEER_SNAPSHOT_ENTRIES = 2, /* entries first … upto, each a header and its body padded to 8 */
-    PEER_SNAPSHOT_FINISH = 3,  /* that was all, up to `upto`: say when it is installed */
+    PEER_SNAPSHOT_BEGIN = 1, /* where do you stand? */
+    PEER_SNAPSHOT_ENTRIES =
+        2,                    /* `count` entries of first … upto, and none else of those is kept: each a header, its
+                                 body padded to 8, and its versions: how many numbers (8 bytes; 0, or one an operation),
+                                 then the number that each operation made (8 bytes; 0: none that is kept) */
+    PEER_SNAPSHOT_FINISH = 3, /* that was all, as of `upto`: say when it is installed */
+    PEER_SNAPSHOT_FACTS = 4,  /* `count` facts as of `upto`, that begin at byte `first` of all facts: each struct
+                                 peer_fact, name and value, padded to 8 */
 };
 struct peer_snapshot {
     uint32_t type;
@@ -73,9 +79,19 @@ struct peer_snapshot {
     uint64_t epoch;
     uint64_t id; /* of this transfer */
     uint64_t first, upto;
-    uint64_t end; /* where it ends as far as is known by now; for status alone */
+    uint64_t end;          /* where it ends as far as is known by now; for status alone */
+    uint64_t time, opened; /* FINISH: of the entry `upto` */
+    uint64_t facts_size;   /* FINISH: bytes of all facts */
 };
-_Static_assert(sizeof(struct peer_snapshot) == 48, "frozen layout");
+_Static_assert(sizeof(struct peer_snapshot) == 72, "frozen layout");
+
+struct peer_fact {
+    uint32_t name_size, value_size;
+};
+_Static_assert(sizeof(struct peer_fact) == 8, "frozen layout");
+
+/* More than any group has: answers, sessions and cursors are bounded. */
+#define PEER_FACTS_BYTES_MAX (128u << 20)
 
 enum peer_snapshot_state {
     PEER_SNAPSHOT_GOING = 0,
@@ -85,11 +101,12 @@ enum peer_snapshot_state {
 struct peer_snapshot_ack {
     uint64_t epoch;
     uint64_t id;
-    uint64_t position; /* everything up to here is held */
+    uint64_t position; /* everything that is kept up to here is held */
+    uint64_t facts;    /* bytes of this transfer's facts that are held */
     uint32_t status;   /* enum sluice_status: OK; anything else ends the transfer */
     uint32_t state;    /* enum peer_snapshot_state */
 };
-_Static_assert(sizeof(struct peer_snapshot_ack) == 32, "frozen layout");
+_Static_assert(sizeof(struct peer_snapshot_ack) == 40, "frozen layout");
 
 struct peer_repair {
     uint64_t epoch;
@@ -129,6 +146,12 @@ enum sluice_status peer_snapshot_ack_read(const void *data, size_t size,
  * buffer with one reference. INVALID, CORRUPT or MEMORY otherwise. */
 enum sluice_status peer_snapshot_entry(const void *data, size_t size, size_t *offset,
                                        struct entry *out) SLUICE_MUST_CHECK;
+/* The numbers of its versions, that follow it; *count of them, at `*numbers`, 8 bytes each. INVALID. */
+enum sluice_status peer_snapshot_numbers(const void *data, size_t size, size_t *offset, const uint8_t **numbers,
+                                         uint32_t *count) SLUICE_MUST_CHECK;
+/* Walks facts in the same way; name and value are borrowed from `data`. INVALID. */
+enum sluice_status peer_snapshot_fact(const void *data, size_t size, size_t *offset, struct slice *name,
+                                      struct slice *value) SLUICE_MUST_CHECK;
 /* One entry with its header, alone to the end of `data`; its body is a fresh buffer. */
 enum sluice_status peer_entry_read(const void *data, size_t size, struct entry *out) SLUICE_MUST_CHECK;
 

@@ -135,7 +135,7 @@ static void receive_for_group(struct host *self, uint16_t from, const struct pee
     if (header->kind == PEER_REPAIR_ASK || header->kind == PEER_REPAIR)
         repair__message(replica, from, header->kind, body, size);
     else if (header->kind == PEER_SNAPSHOT)
-        snapshot__message(replica, from, body, size);
+        install__message(replica, from, body, size);
     else if (peer_snapshot_ack_read(body, size, &ack) == SLUICE_OK)
         snapshot__acknowledged(replica, from, &ack);
     else

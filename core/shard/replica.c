@@ -196,8 +196,18 @@ static void answer_pending(struct replica *self, const struct entry *entry, cons
 static void find_members(void *arg, struct slice name, struct slice value)
 {
     struct replica *self = arg;
-    if (name.size == 1 && memcmp(name.data, MEMBERS_FACT, 1) == 0 && value.size == sizeof(self->members))
+    if (replica__is_members_fact(name) && value.size == sizeof(self->members))
         memcpy(&self->members, value.data, sizeof(self->members));
+}
+
+struct versions_fact replica__members_fact(const struct replica *self)
+{
+    return (struct versions_fact){.name = {MEMBERS_FACT, 1}, .value = {&self->members, sizeof(self->members)}};
+}
+
+bool replica__is_members_fact(struct slice name)
+{
+    return name.size == 1 && memcmp(name.data, MEMBERS_FACT, 1) == 0;
 }
 
 enum sluice_status replica__load_members(struct replica *self)
@@ -227,6 +237,12 @@ enum sluice_status replica__apply(struct replica *self, const struct entry *entr
     return host->env.map_apply(host->env.arg, entry, self->versions, outcome, reply);
 }
 
+static bool compaction_due(const struct replica *self)
+{
+    uint64_t tail = self->host->options.compact_tail;
+    return self->paxos.stable > self->compacted + tail + tail / 4;
+}
+
 static void effect_stable(struct replica *self, uint64_t stable)
 {
     struct host *host = self->host;
@@ -251,6 +267,27 @@ static void effect_stable(struct replica *self, uint64_t stable)
         buf_unref(done.body);
         free(reply);
     }
+    if (compaction_due(self))
+        host__busy(self);
+}
+
+/* What made no version (ballots' first entries, cursors, members, changes of the map, conditions that failed) says
+ * nothing any more once its facts are kept: beyond a tail it goes, a quarter of the tail at a time. The tail is no
+ * shorter than what a follower is fed that lags: who needs more gets a snapshot, so nobody is fed from what goes. */
+void replica__compact(struct replica *self)
+{
+    if (!compaction_due(self))
+        return;
+    uint64_t upto = self->paxos.stable - self->host->options.compact_tail;
+    enum sluice_status status = versions_compact(self->versions, upto);
+    if (status != SLUICE_OK) {
+        LOG_DEBUG("shard", "group=%u compaction waits: %s", self->group, sluice_status_text(status));
+        return; /* the next entry tries again */
+    }
+    self->compacted = upto;
+    self->host->figures.compactions++;
+    struct paxos_event event = {.type = PAXOS_EVENT_COMPACT, .index = upto};
+    replica__step(self, &event, NULL, NULL);
 }
 
 static void effect_following(struct replica *self)
@@ -497,7 +534,6 @@ void replica__submitted(struct replica *self, uint64_t ticket)
     uint32_t at = (self->ticket_first + self->ticket_count++) % self->ticket_capacity;
     self->tickets[at] = (struct host__ticket){.ticket = ticket, .sequence = self->persist_sequence};
     self->dirty = false;
-    snapshot__submitted(self, ticket);
 }
 
 void replica__persisted(struct replica *self, uint64_t ticket)
@@ -512,7 +548,6 @@ void replica__persisted(struct replica *self, uint64_t ticket)
         struct paxos_event event = {.type = PAXOS_EVENT_PERSISTED, .sequence = sequence};
         replica__step(self, &event, NULL, NULL);
     }
-    snapshot__persisted(self, ticket);
 }
 
 uint64_t replica__closed_time(struct replica *self)

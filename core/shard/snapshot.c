@@ -1,10 +1,10 @@
-/* Snapshots: stable entries in order, past consensus and its window, to a replica that lacks more than it should be
- * fed.
+/* Snapshots, at the sender: the stable entries that are kept, in order and perhaps with gaps, then the state machine's
+ * facts as of the end, past consensus and its window, to a replica that lacks more than it should be fed.
  *
- * The log is the data, and its entries are immutable and chosen: so making a snapshot stops nobody and copies nothing,
- * the state machine at the other end makes the facts from them, and whoever sends is right, leader or not. It begins at
- * what the receiver holds, so it goes on by itself after a break. The receiver's position is the truth; whenever
- * something seems lost it is asked where it stands. */
+ * The log is the data, and its entries are immutable and chosen: so making a snapshot stops nobody and copies nothing
+ * but the facts, which are bounded, and whoever sends is right, leader or not. It begins at what the receiver holds, so
+ * it goes on by itself after a break. The receiver's position is the truth; whenever something seems lost it is asked
+ * where it stands. See install.c for the other end. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,9 +21,12 @@ struct host__sending {
     uint16_t node;
     uint64_t id;
     uint64_t revision; /* the next to be sent; 0: the receiver has not said where it stands */
-    uint64_t end;      /* what was there when it began, and in a second lap what has come since */
+    uint64_t end;      /* what was there when it began, and in the second lap what has come since */
     bool second_lap, finish_sent;
-    uint64_t acked;                  /* the receiver's position */
+    struct bytes facts; /* second lap: as of `end`, as they are sent */
+    size_t facts_sent;
+    uint64_t time, opened;           /* second lap: of the entry `end` */
+    uint64_t acked;                  /* the receiver's position, and the bytes of facts that it holds */
     uint64_t upto[CHUNKS_IN_FLIGHT]; /* where the latest chunks end, the oldest at `chunks` modulo their number */
     uint64_t chunks;
     uint64_t sent_ns, heard_ns, pace_ns;
@@ -43,6 +46,7 @@ static void sending_free(struct replica *self, struct host__sending *sending)
     while (*at != sending)
         at = &(*at)->next;
     *at = sending->next;
+    bytes_free(&sending->facts);
     free(sending);
 }
 
@@ -116,11 +120,47 @@ void snapshot__begin(struct replica *self, uint16_t node)
 
 /* ---- Chunks ---- */
 
-static enum sluice_status append_entry(const struct entry *entry, struct bytes *message)
+/* The numbers of the versions that the entry made, as peer.h lays them out. The entry says what was asked for; what
+ * became of it stands in the versions: nothing, where a condition failed. */
+static enum sluice_status append_numbers(struct replica *self, const struct entry *entry, struct bytes *message)
+{
+    const struct wire_command *command = NULL;
+    const char *why = NULL;
+    struct wire_operation_view view;
+    size_t offset = 0, at = message->size;
+    uint64_t count = 0;
+    enum sluice_status status = bytes_append(message, &count, sizeof(count));
+    if (self->machine == NULL || entry->kind != ENTRY_COMMAND || entry->body == NULL ||
+        wire_command_read(entry->body->data, entry->body->size, &command, &why) != SLUICE_OK ||
+        command->kind != WIRE_COMMAND_WRITE)
+        return status;
+    for (uint32_t number = 0; status == SLUICE_OK && wire_operation_next(command, &offset, &view); number++) {
+        const struct slice key = {view.key, view.operation->key_size};
+        struct version version;
+        uint64_t made = 0;
+        status = versions_by_time(self->versions, key, entry->time, false, &version);
+        if (status == SLUICE_OK) {
+            if (version.revision == entry->index && version.operation == number)
+                made = version.version;
+            version_release(&version);
+        } else if (status == SLUICE_NOT_FOUND || status == SLUICE_GONE) {
+            status = SLUICE_OK;
+        }
+        if (status == SLUICE_OK)
+            status = bytes_append(message, &made, sizeof(made));
+        count++;
+    }
+    if (status == SLUICE_OK)
+        memcpy(message->data + at, &count, sizeof(count));
+    return status;
+}
+
+static enum sluice_status append_entry(struct replica *self, const struct entry *entry, struct bytes *message)
 {
     static const uint8_t padding[8];
     struct entry_header header;
     uint32_t size = entry->body == NULL ? 0 : entry->body->size;
+    size_t before = message->size;
     entry_header_write(entry, &header);
     enum sluice_status status = bytes_reserve(message, sizeof(header) + wire_pad(size));
     if (status == SLUICE_OK)
@@ -129,10 +169,22 @@ static enum sluice_status append_entry(const struct entry *entry, struct bytes *
         status = bytes_append(message, entry->body->data, size);
     if (status == SLUICE_OK)
         status = bytes_append(message, padding, wire_pad(size) - size);
+    if (status == SLUICE_OK)
+        status = append_numbers(self, entry, message);
+    if (status != SLUICE_OK)
+        message->size = before;
     return status;
 }
 
-/* Entries from sending->revision on, up to the end or a chunk's size. */
+static void chunk_sent(struct replica *self, struct host__sending *sending, struct bytes *message,
+                       const struct peer_snapshot *head, uint64_t upto, uint64_t now)
+{
+    memcpy(message->data, head, sizeof(*head));
+    send(self, sending, message, now);
+    sending->upto[sending->chunks++ % CHUNKS_IN_FLIGHT] = upto;
+}
+
+/* What is kept of the entries from sending->revision on, up to the end or a chunk's size. */
 static enum sluice_status send_entries(struct replica *self, struct host__sending *sending, uint64_t now)
 {
     struct bytes message = {0};
@@ -141,25 +193,116 @@ static enum sluice_status send_entries(struct replica *self, struct host__sendin
                                  .id = sending->id,
                                  .first = sending->revision,
                                  .end = sending->end};
+    uint64_t next = sending->revision;
     enum sluice_status status = bytes_append(&message, &head, sizeof(head));
-    while (status == SLUICE_OK && sending->revision + head.count <= sending->end && head.count < CHUNK_ENTRIES &&
+    while (status == SLUICE_OK && next <= sending->end && head.count < CHUNK_ENTRIES &&
            (head.count == 0 || message.size < self->host->options.snapshot_chunk)) {
         struct entry entry;
-        status = versions_entry(self->versions, sending->revision + head.count, &entry);
+        uint64_t found = 0;
+        status = versions_next(self->versions, next, &found);
+        if (status == SLUICE_NOT_FOUND || (status == SLUICE_OK && found > sending->end)) {
+            next = sending->end + 1; /* nothing more is kept */
+            status = SLUICE_OK;
+            break;
+        }
+        if (status == SLUICE_OK)
+            status = versions_entry(self->versions, found, &entry);
         if (status != SLUICE_OK)
             break;
-        status = append_entry(&entry, &message);
+        status = append_entry(self, &entry, &message);
         buf_unref(entry.body);
+        if (status != SLUICE_OK)
+            break;
+        next = found + 1;
         head.count++;
     }
     if (status == SLUICE_CORRUPT && head.count > 0)
         status = SLUICE_OK; /* up to there; the damaged one is met again with the next chunk */
     if (status == SLUICE_OK) {
-        head.upto = sending->revision + head.count - 1;
-        memcpy(message.data, &head, sizeof(head));
-        send(self, sending, &message, now);
-        sending->revision += head.count;
-        sending->upto[sending->chunks++ % CHUNKS_IN_FLIGHT] = head.upto;
+        head.upto = next - 1;
+        sending->revision = next;
+        chunk_sent(self, sending, &message, &head, head.upto, now);
+    }
+    bytes_free(&message);
+    return status;
+}
+
+struct gathering {
+    struct bytes *facts;
+    enum sluice_status status;
+};
+
+static void gather_fact(void *arg, struct slice name, struct slice value)
+{
+    static const uint8_t padding[8];
+    struct gathering *gathering = arg;
+    const struct peer_fact fact = {.name_size = (uint32_t)name.size, .value_size = (uint32_t)value.size};
+    size_t size = sizeof(fact) + name.size + value.size;
+    if (gathering->status == SLUICE_OK)
+        gathering->status = bytes_append(gathering->facts, &fact, sizeof(fact));
+    if (gathering->status == SLUICE_OK)
+        gathering->status = bytes_append(gathering->facts, name.data, name.size);
+    if (gathering->status == SLUICE_OK)
+        gathering->status = bytes_append(gathering->facts, value.data, value.size);
+    if (gathering->status == SLUICE_OK)
+        gathering->status = bytes_append(gathering->facts, padding, wire_pad(size) - size);
+}
+
+static void gather_other_fact(void *arg, struct slice name, struct slice value)
+{
+    if (!replica__is_members_fact(name))
+        gather_fact(arg, name, value);
+}
+
+/* The second lap ends at what is applied now, and the facts are those of now: consensus feeds the rest. The members are
+ * said even where no entry has changed them yet, since the receiver may know none. */
+static enum sluice_status begin_second_lap(struct replica *self, struct host__sending *sending)
+{
+    struct gathering gathering = {&sending->facts, SLUICE_OK};
+    struct entry newest;
+    sending->second_lap = true;
+    sending->end = versions_applied(self->versions, &sending->time);
+    enum sluice_status status = versions_entry(self->versions, sending->end, &newest);
+    if (status == SLUICE_OK) {
+        sending->opened = newest.opened;
+        buf_unref(newest.body);
+    } else if (status == SLUICE_GONE) {
+        sending->opened = self->paxos.stable_opened; /* this replica was given a snapshot up to there itself */
+        status = SLUICE_OK;
+    }
+    if (status == SLUICE_OK)
+        status = versions_facts(self->versions, gather_other_fact, &gathering);
+    const struct versions_fact members = replica__members_fact(self);
+    gather_fact(&gathering, members.name, members.value);
+    if (status == SLUICE_OK && gathering.status == SLUICE_OK && sending->facts.size > PEER_FACTS_BYTES_MAX)
+        status = SLUICE_TOO_LARGE;
+    return status != SLUICE_OK ? status : gathering.status;
+}
+
+static enum sluice_status send_facts(struct replica *self, struct host__sending *sending, uint64_t now)
+{
+    struct bytes message = {0};
+    struct peer_snapshot head = {.type = PEER_SNAPSHOT_FACTS,
+                                 .epoch = self->epoch,
+                                 .id = sending->id,
+                                 .first = sending->facts_sent,
+                                 .upto = sending->end,
+                                 .end = sending->end};
+    size_t offset = sending->facts_sent;
+    while (offset < sending->facts.size && offset - sending->facts_sent < self->host->options.snapshot_chunk) {
+        struct slice name, value;
+        enum sluice_status status =
+            peer_snapshot_fact(sending->facts.data, sending->facts.size, &offset, &name, &value);
+        if (status != SLUICE_OK)
+            return status;
+        head.count++;
+    }
+    enum sluice_status status = bytes_append(&message, &head, sizeof(head));
+    if (status == SLUICE_OK)
+        status = bytes_append(&message, sending->facts.data + sending->facts_sent, offset - sending->facts_sent);
+    if (status == SLUICE_OK) {
+        sending->facts_sent = offset;
+        chunk_sent(self, sending, &message, &head, sending->end + offset, now);
     }
     bytes_free(&message);
     return status;
@@ -168,13 +311,21 @@ static enum sluice_status send_entries(struct replica *self, struct host__sendin
 static enum sluice_status send_next(struct replica *self, struct host__sending *sending, uint64_t now)
 {
     if (sending->revision > sending->end && !sending->second_lap) {
-        /* What has come meanwhile, once; consensus feeds the rest. */
-        sending->second_lap = true;
-        sending->end = versions_applied(self->versions, NULL);
+        enum sluice_status status = begin_second_lap(self, sending);
+        if (status != SLUICE_OK)
+            return status;
     }
     if (sending->revision <= sending->end)
         return send_entries(self, sending, now);
-    send_bare(self, sending, (struct peer_snapshot){.type = PEER_SNAPSHOT_FINISH, .upto = sending->end}, now);
+    if (sending->facts_sent < sending->facts.size)
+        return send_facts(self, sending, now);
+    send_bare(self, sending,
+              (struct peer_snapshot){.type = PEER_SNAPSHOT_FINISH,
+                                     .upto = sending->end,
+                                     .time = sending->time,
+                                     .opened = sending->opened,
+                                     .facts_size = sending->facts.size},
+              now);
     sending->finish_sent = true;
     return SLUICE_OK;
 }
@@ -244,147 +395,22 @@ void snapshot__acknowledged(struct replica *self, uint16_t from, const struct pe
         end_transfer(self, sending, ack->status == SLUICE_OK);
         return;
     }
-    if (ack->position > sending->acked)
-        sending->acked = ack->position;
+    if (ack->position + ack->facts > sending->acked)
+        sending->acked = ack->position + ack->facts;
     if (sending->revision != 0 && ack->state != PEER_SNAPSHOT_BEHIND)
         return;
-    /* It says where it stands: go on from there. */
+    /* It says where it stands: go on from there. It may hold more than this replica has applied so far; then it is
+     * asked again, or fed. */
+    if (ack->position > versions_applied(self->versions, NULL))
+        return;
+    if (sending->second_lap && ack->position > sending->end) {
+        sending->id = random_next(&self->host->random) | 1; /* its facts are others */
+        sending->second_lap = false; /* an earlier snapshot had come further: this one ends later, too */
+        sending->facts.size = 0;
+    }
     sending->finish_sent = false;
     sending->revision = ack->position + 1;
+    sending->facts_sent = sending->second_lap && ack->facts <= sending->facts.size ? ack->facts : 0;
+    sending->acked = ack->position + ack->facts;
     memset(sending->upto, 0, sizeof(sending->upto));
-}
-
-/* ---- At the receiver ---- */
-
-static void acknowledge(struct replica *self, uint16_t to, uint64_t id, enum sluice_status status,
-                        enum peer_snapshot_state state)
-{
-    const struct peer_snapshot_ack ack = {.epoch = self->epoch,
-                                          .id = id,
-                                          .position = versions_applied(self->versions, NULL),
-                                          .status = status,
-                                          .state = state};
-    struct peer_header header = {.kind = PEER_SNAPSHOT_ACK, .group = self->group};
-    struct slice parts[2] = {[1] = {&ack, sizeof(ack)}};
-    peers__send(self->host, to, &header, parts, 2);
-}
-
-/* What is applied is on disk, or needs none: consensus may build on it. */
-static void install(struct replica *self)
-{
-    const struct paxos_snapshot snapshot = {.index = self->install.index,
-                                            .time = self->install.time,
-                                            .opened = self->install.opened,
-                                            .members = self->install.members};
-    struct paxos_event event = {.type = PAXOS_EVENT_INSTALLED, .snapshot = &snapshot};
-    self->install.index = 0;
-    if (self->paxos.role == PAXOS_FOLLOWER && snapshot.members.voters != 0) {
-        replica__forget_until(self, snapshot.index);
-        replica__step(self, &event, NULL, NULL);
-    }
-    if (self->install.finish_id != 0) {
-        self->host->figures.snapshots_installed++;
-        acknowledge(self, self->install.from, self->install.finish_id, SLUICE_OK, PEER_SNAPSHOT_INSTALLED);
-    }
-    self->install.finish_id = 0;
-}
-
-void snapshot__submitted(struct replica *self, uint64_t ticket)
-{
-    if (self->install.index != 0 && self->install.ticket == 0)
-        self->install.ticket = ticket;
-}
-
-void snapshot__persisted(struct replica *self, uint64_t ticket)
-{
-    if (self->install.index != 0 && self->install.ticket != 0 && self->install.ticket <= ticket)
-        install(self);
-}
-
-static enum sluice_status keep(struct replica *self, const struct entry *entry)
-{
-    const struct wal_record record = {
-        .type = WAL_ENTRY, .group = self->group, .epoch = self->epoch, .ballot = entry->ballot, .entry = *entry};
-    if (self->memory_only)
-        return SLUICE_OK;
-    self->dirty = true;
-    host__busy(self);
-    return self->host->env.persist(self->host->env.arg, &record);
-}
-
-static enum sluice_status take_entries(struct replica *self, const struct peer_snapshot *snapshot, const uint8_t *data,
-                                       size_t size)
-{
-    struct host *host = self->host;
-    size_t offset = 0;
-    for (uint32_t i = 0; i < snapshot->count; i++) {
-        struct entry entry;
-        enum sluice_status status = peer_snapshot_entry(data, size, &offset, &entry);
-        if (status != SLUICE_OK)
-            return status;
-        uint64_t applied = versions_applied(self->versions, NULL);
-        if (entry.group != self->group || entry.epoch != self->epoch || entry.index != snapshot->first + i)
-            status = SLUICE_INVALID;
-        if (status == SLUICE_OK && entry.index == applied + 1) {
-            struct machine_outcome outcome = {.status = SLUICE_OK, .revision = entry.index, .time = entry.time};
-            char *reply = NULL;
-            hlc_merge(&host->clock, entry.time);
-            status = keep(self, &entry);
-            if (status == SLUICE_OK)
-                status = replica__apply(self, &entry, &outcome, &reply);
-            free(reply);
-            if (status != SLUICE_OK)
-                host->env.fatal(host->env.arg, status, "an entry of a snapshot could not be applied");
-            self->install.index = entry.index;
-            self->install.time = entry.time;
-            self->install.opened = entry.opened;
-            self->install.members = self->members;
-            self->install.ticket = 0;
-            host->figures.applied++;
-        }
-        buf_unref(entry.body);
-        if (status != SLUICE_OK)
-            return status;
-    }
-    return offset == size ? SLUICE_OK : SLUICE_INVALID;
-}
-
-void snapshot__message(struct replica *self, uint16_t from, const void *data, size_t size)
-{
-    struct peer_snapshot snapshot;
-    enum sluice_status status = peer_snapshot_read(data, size, &snapshot);
-    if (status != SLUICE_OK) {
-        LOG_WARN("shard", "group=%u node %u sent a part of a snapshot that is malformed", self->group, from);
-        return;
-    }
-    if (snapshot.epoch != self->epoch || self->paxos.role != PAXOS_FOLLOWER)
-        return;
-    uint64_t applied = versions_applied(self->versions, NULL);
-    self->installing = snapshot.end > applied ? snapshot.end : 0;
-    self->installing_ns = host__now(self->host);
-    if (snapshot.type == PEER_SNAPSHOT_ENTRIES && snapshot.first > applied + 1) {
-        acknowledge(self, from, snapshot.id, SLUICE_OK, PEER_SNAPSHOT_BEHIND);
-        return;
-    }
-    if (snapshot.type == PEER_SNAPSHOT_ENTRIES)
-        status = take_entries(self, &snapshot, (const uint8_t *)data + sizeof(snapshot), size - sizeof(snapshot));
-    if (snapshot.type == PEER_SNAPSHOT_FINISH && snapshot.upto > applied) {
-        acknowledge(self, from, snapshot.id, SLUICE_OK, PEER_SNAPSHOT_BEHIND);
-        return;
-    }
-    if (snapshot.type == PEER_SNAPSHOT_FINISH) {
-        self->install.from = from;
-        self->install.finish_id = snapshot.id;
-        if (self->install.index == 0)
-            install(self); /* all of it has been on disk for long */
-        else if (self->memory_only)
-            install(self);
-        return;
-    }
-    if (self->install.index != 0 && self->memory_only)
-        install(self);
-    acknowledge(self, from, snapshot.id, status, PEER_SNAPSHOT_GOING);
-    if (status != SLUICE_OK)
-        LOG_WARN("shard", "group=%u a part of node %u's snapshot can't be taken: %s", self->group, from,
-                 sluice_status_text(status));
 }

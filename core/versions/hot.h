@@ -110,7 +110,7 @@ void hot_evict(struct hot *self, uint64_t indexed, uint64_t bytes_max, uint32_t 
 /* hot_ingest.c. Leaves the revisions up to `until` out. */
 enum sluice_status hot_skip(struct hot *self, uint64_t until, uint64_t time) SLUICE_MUST_CHECK;
 /* Lets go of entries up to there that made no version. */
-void hot_compact(struct hot *self, uint64_t upto);
+void hot_compact(struct hot *self, uint64_t from, uint64_t upto);
 /* A second twin with the same content, which shares the bodies; of one without a store. */
 enum sluice_status hot_dup(const struct hot *from, uint32_t group, struct hot *out) SLUICE_MUST_CHECK;
 

@@ -28,11 +28,11 @@ enum sluice_status hot_skip(struct hot *self, uint64_t until, uint64_t time)
     return SLUICE_OK;
 }
 
-void hot_compact(struct hot *self, uint64_t upto)
+void hot_compact(struct hot *self, uint64_t from, uint64_t upto)
 {
     if (upto > self->last)
         upto = self->last;
-    for (uint64_t revision = self->first; revision <= upto; revision++) {
+    for (uint64_t revision = from > self->first ? from : self->first; revision <= upto; revision++) {
         struct hot_slot *slot = hot_slot(self, revision);
         if (slot->made_count > 0 || slot->kind == HOT_GAP)
             continue;

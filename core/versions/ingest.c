@@ -40,12 +40,19 @@ enum sluice_status versions_next(struct versions *self, uint64_t revision, uint6
     return revision <= self->applied ? SLUICE_OK : SLUICE_NOT_FOUND;
 }
 
+uint64_t versions_gaps(const struct versions *self)
+{
+    return self->gaps < self->applied ? self->gaps : self->applied;
+}
+
 enum sluice_status versions_compact(struct versions *self, uint64_t upto)
 {
     if (upto > self->applied)
         upto = self->applied;
     if (self->stored == NULL) {
-        hot_compact(&self->hot, upto);
+        hot_compact(&self->hot, self->compacted + 1, upto);
+        self->compacted = upto > self->compacted ? upto : self->compacted;
+        self->gaps = upto > self->gaps ? upto : self->gaps;
         return SLUICE_OK;
     }
     if (upto <= self->compacted)
@@ -173,6 +180,7 @@ static enum sluice_status finish_in_memory(struct versions *self, uint64_t upto,
     self->hot = *self->next;
     free(self->next);
     self->next = NULL;
+    self->gaps = upto;
     return SLUICE_OK;
 }
 

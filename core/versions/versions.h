@@ -123,6 +123,9 @@ enum sluice_status versions_next(struct versions *self, uint64_t revision, uint6
  * conditions that failed), by and by. Everything else stays what it was. BUSY, MEMORY: ask again some time. */
 enum sluice_status versions_compact(struct versions *self, uint64_t upto) SLUICE_MUST_CHECK;
 
+/* Revisions up to here may be left out; all beyond are kept. */
+uint64_t versions_gaps(const struct versions *self);
+
 /* Taking in a snapshot: retained entries beyond what was applied, in order and perhaps with gaps, then the facts.
  * Nothing of it can be read before the end: until then all answers, versions_applied too, are those of before; and
  * versions_apply may go on meanwhile, which the snapshot then does not disturb.

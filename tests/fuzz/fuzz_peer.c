@@ -52,10 +52,22 @@ static void try_snapshot(const uint8_t *data, size_t size)
     size -= sizeof(snapshot);
     for (uint32_t i = 0; i < snapshot.count; i++) {
         struct entry entry;
+        struct slice name, value;
+        const uint8_t *numbers;
+        uint32_t count;
+        if (snapshot.type == PEER_SNAPSHOT_FACTS) {
+            if (peer_snapshot_fact(data, size, &offset, &name, &value) != SLUICE_OK)
+                return;
+            ASSERT(offset <= size);
+            continue;
+        }
         if (peer_snapshot_entry(data, size, &offset, &entry) != SLUICE_OK)
             return;
         ASSERT(offset <= size);
         buf_unref(entry.body);
+        if (peer_snapshot_numbers(data, size, &offset, &numbers, &count) != SLUICE_OK)
+            return;
+        ASSERT(offset <= size);
     }
 }
 

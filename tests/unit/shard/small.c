@@ -334,6 +334,8 @@ void small_send_write(uint16_t id, struct small_link *link, const char *key, con
                                          .kind = WIRE_COMMAND_WRITE,
                                          .operation_count = 1,
                                          .size = (uint32_t)body_size,
+                                         .client = small.client,
+                                         .sequence = small.client == 0 ? 0 : small.sequence,
                                          .deadline = deadline};
     const struct wire_operation operation = {.kind = WIRE_PUT,
                                              .key_size = (uint16_t)key_size,

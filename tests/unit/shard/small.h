@@ -47,6 +47,7 @@ struct small {
     /* A look at each frame before it is delivered; false drops it. */
     bool (*filter)(struct small_frame *frame);
     bool memory_only;
+    uint64_t client, sequence;                 /* writes are a client's that may repeat them; 0: nobody's */
     uint64_t founders;                         /* mask; 0: all */
     uint64_t joined, lost;                     /* masks of nodes: see host_group */
     struct store *stores[SMALL_NODES_MAX + 1]; /* NULL: in memory */
