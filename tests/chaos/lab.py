@@ -231,7 +231,10 @@ class Lab:
     def verify(self, writes, connections=8):
         """Reads what was acknowledged (pairs of a shard and a line KEY VERSION NAME) from each of its replicas, through a gateway that reaches that one alone.
         Yields (node, count, good, text)."""
-        replicas = self.replicas()
+        known = []
+        # A replica whose node did not answer in time is listed without saying what it is.
+        Cluster.wait_for(lambda: known.append(self.replicas()) is None, 60, "some replica does not say whether it is a member")
+        replicas = known[-1]
         for i, place in self.places.items():
             lines = [line for shard, line in writes if i in replicas[shard]]
             if i not in self.verifiers:
