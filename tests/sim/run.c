@@ -60,7 +60,7 @@ static void draw(void)
     if (sim.leases_off)
         sim.faults.drift_ppm = (uint32_t)random_below(&sim.random, 200000);
     sim.behind_max =
-        !sim.memory_only && random_below(&sim.random, 3) == 0 ? 70 + (uint32_t)random_below(&sim.random, 200) : 0;
+        !sim.memory_only && random_below(&sim.random, 3) == 0 ? 8 + (uint32_t)random_below(&sim.random, 120) : 0;
     sim.keep_versions = sim.keep_versions || sim.behind_max != 0;
     /* The store's own facts, of members and of snapshots, can't be made again from entries alone. */
     sim.keep_versions = sim.keep_versions || ((sim.faults.members != 0 || sim.faults.lie != 0) && !sim.memory_only);
