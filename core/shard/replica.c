@@ -137,9 +137,10 @@ static void effect_send(struct replica *self, uint16_t node, const struct paxos_
             break;
         }
         /* Consensus does not know the sizes of what is stable; a page that is cut short is still a true page. */
-        bytes += entry->body == NULL ? 0 : entry->body->size;
+        uint32_t size = body_size(entry);
+        bytes += size;
         if (gathered > 0 && bytes > PAXOS_MESSAGE_BYTES_MAX) {
-            bytes -= entry->body->size;
+            bytes -= size;
             buf_unref(entry->body);
             break;
         }

@@ -222,6 +222,22 @@ Test(members, a_founder_that_left_and_came_back_empty_does_not_vote_by_its_forme
     cr_assert_gt(small_replica(1)->paxos.stable, 0);
 }
 
+Test(members, a_value_that_fills_a_page_is_fed_to_who_lags_with_whatever_follows_it)
+{
+    static uint8_t value[PAXOS_MESSAGE_BYTES_MAX + 100];
+    start(3, 0);
+    uint16_t leader = small_wait_leader(), late = leader == 3 ? 2 : 3, other = (uint16_t)(6 - leader - late);
+    small_stop(late);
+    small_put("key", value, sizeof(value));
+    host_group_transfer(small.nodes[leader].host, 1, other);
+    small_run(200 * SMALL_MS);
+    cr_assert_eq(small_leader(), other, "its no-op, which has no body, follows the value");
+    small_put("key", "value", 5);
+    small_start(late);
+    small_run(1000 * SMALL_MS);
+    cr_assert_eq(small_replica(late)->paxos.stable, small_replica(other)->paxos.stable);
+}
+
 /* ---- Reads without a lease ---- */
 
 static void start_leaseless(void)
