@@ -59,6 +59,7 @@ static void check_closed(struct sim_node *node, const struct replica *replica)
 
 void sim_check_node(struct sim_node *node)
 {
+    sim.looking = true;
     for (uint32_t group = 1; group <= sim.group_count; group++) {
         struct replica *replica = host__replica(node->host, group);
         if (replica == NULL)
@@ -81,6 +82,7 @@ void sim_check_node(struct sim_node *node)
         node->checked[group] = applied;
         check_closed(node, replica);
     }
+    sim.looking = false;
 }
 
 void sim_check_leases(void)
@@ -199,6 +201,7 @@ bool sim_at_rest(void)
 
 void sim_check_end(void)
 {
+    sim.looking = true; /* to the end of the run */
     for (uint32_t group = 1; group <= sim.group_count; group++)
         for (uint32_t id = 1; id <= sim.node_count; id++) {
             if (!(sim.placement[group].wanted >> id & 1))

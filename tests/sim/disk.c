@@ -183,6 +183,7 @@ static struct sim_store *store_of(struct sim_node *node, uint32_t group)
 
 void sim_disk_store(struct sim_node *node)
 {
+    sim.looking = true;
     for (uint32_t group = 1; node->disk.wal != NULL && !sim.memory_only && group <= sim.group_count; group++) {
         if (!sim_holds(node, group))
             continue;
@@ -201,6 +202,7 @@ void sim_disk_store(struct sim_node *node)
         }
         wal_release(node->disk.wal, group, applied);
     }
+    sim.looking = false;
 }
 
 void sim_disk_forget(struct sim_node *node, uint32_t group)

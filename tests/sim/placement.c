@@ -142,6 +142,8 @@ void sim_placement_change(void)
         place(group, in);
     if (random_below(&sim.random, 3) != 0 && (placement->wanted & bit(out)) && count > 1)
         placement->wanted &= ~bit(out);
+    /* Damage that nobody has met yet could be in the only copy that stays. */
+    sim_store_scrub(group);
     sim.totals.placements++;
     sim_say("group %u: wanted on %llx, members %llx", group, (unsigned long long)placement->wanted,
             (unsigned long long)placement->members);
@@ -192,6 +194,7 @@ void sim_placement_tick(void)
             placement->held &= ~bit(id);
             sim_say("node %u gives group %u up", id, group);
             sim_lambda_role(node, group, false);
+            sim_store_forget(host_group_versions(node->host, group));
             host_group_remove(node->host, group, true);
             sim_disk_forget(node, group);
             sim_node_round(node);

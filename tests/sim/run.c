@@ -46,6 +46,7 @@ static void draw(void)
         .write_error = maybe(500),
         .damage = maybe(1000000),
         .lie = sim.memory_only || !sim.real_log ? 0 : maybe(1000000),
+        .unreadable = sim.memory_only ? 0 : maybe(20000),
         .members = sim.node_count == 1 ? 0 : maybe(20000),
         .transfer = sim.memory_only || sim.node_count == 1 ? 0 : maybe(20000),
         .slow_reader = maybe(20000),
@@ -159,6 +160,8 @@ static void fault_tick(struct sim_event *event)
         }
         if (node->up && sim.now >= node->paused_until && random_below(&sim.random, 30) == 0)
             sim_disk_store(node);
+        if (node->up && sim_fault(sim.faults.unreadable))
+            sim_store_damage(node);
         if (node->up && sim.now >= node->paused_until && sim.now / FAULT_TICK_NS % 64 == id)
             sim_check_cuts(node);
         if (sim_fault(sim.faults.full)) {

@@ -28,6 +28,7 @@ struct sim_faults {
     uint32_t full;              /* a disk is full for up to a second, per fault tick */
     uint32_t damage;            /* a copy of a log is damaged in one place and read, per start */
     uint32_t lie;               /* so is the log itself, where a quorum can mend it, per start */
+    uint32_t unreadable;        /* an entry can't be read any more on one node, per fault tick */
     uint32_t members;           /* the placement of a group changes, per fault tick */
     uint32_t transfer;          /* a leader hands over, per fault tick */
     uint32_t crash;             /* per fault tick (10 ms) and node */
@@ -54,6 +55,14 @@ struct sim_event {
 
 /* Where a process ends that is to end. */
 enum sim_crash_point { SIM_CRASH_NOW, SIM_CRASH_IN_WRITE, SIM_CRASH_AFTER_WRITE };
+
+/* An entry that one replica can't read any more. */
+#define SIM_BAD_MAX 32
+struct sim_bad {
+    const struct versions *versions;
+    uint32_t group;
+    uint64_t revision;
+};
 
 struct sim_lambda;
 struct sim_node {
@@ -140,8 +149,10 @@ struct sim_client {
                                                 x(bad_sectors, "with unreadable sectors")                              \
                                                     x(lost_segments, "with missing segments")                          \
                                                         x(lost_replicas, "replicas that began with a loss")            \
-                                                            x(full_disks, "full disks")                                \
-                                                                x(recycled, "recycled segments")
+                                                            x(read_errors, "entries that could not be read")           \
+                                                                x(repairs, "repaired from peers")                      \
+                                                                    x(full_disks, "full disks")                        \
+                                                                        x(recycled, "recycled segments")
 struct sim_totals {
 #define SIM_TOTAL(name, text) uint64_t name;
     SIM_TOTALS(SIM_TOTAL)
@@ -167,6 +178,9 @@ struct sim {
     struct map *map;
     char *map_json;
     uint64_t handled[SIM_GROUPS_MAX + 1]; /* by lambdas, on any node */
+    struct sim_bad bad[SIM_BAD_MAX];
+    size_t bad_count;
+    bool looking; /* it is the simulator that reads */
     struct sim_cut cuts[SIM_CUTS_MAX];
     size_t cut_count;
     struct sim_log logs[SIM_GROUPS_MAX + 1];
@@ -259,6 +273,12 @@ void sim_open_groups(struct sim_node *node);
 void sim_members_chosen(uint32_t group, uint64_t members);
 /* Could the groups do without what this node holds? */
 bool sim_may_lie(const struct sim_node *node);
+
+/* store.c */
+void sim_store_damage(struct sim_node *node);
+void sim_store_forget(const struct versions *versions);
+/* All copies are read and found good: fewer of them are to hold what there is. */
+void sim_store_scrub(uint32_t group);
 
 /* map.c */
 void sim_map_make(void);

@@ -134,6 +134,7 @@ static bool cut_shows(struct versions *versions, uint32_t key, const struct sim_
 
 void sim_check_cuts(struct sim_node *node)
 {
+    sim.looking = true;
     for (uint32_t key = 0; key < SIM_KEYS && sim.cut_count > 0; key++) {
         struct replica *replica = host__replica(node->host, sim_group_of_key(key));
         if (replica == NULL)
