@@ -18,7 +18,8 @@ static void add_ready(struct wal *self, uint64_t number)
 /* One that was made longer for a large batch, or stems from another configuration, is not worth keeping. */
 static void keep_spare(struct wal *self, struct wal__segment *spare)
 {
-    bool recycle = self->ready_count < WAL_READY_MAX && spare->bytes == self->device.segment_bytes;
+    /* What could not be read once would be damage at every start until it is written again. */
+    bool recycle = self->ready_count < WAL_READY_MAX && spare->bytes == self->device.segment_bytes && !spare->unread;
     uint64_t number = recycle ? self->next_number++ : 0;
     pthread_mutex_unlock(&self->mutex);
     enum sluice_status status = recycle ? self->device.recycle(self->device.context, spare->number, number)

@@ -36,7 +36,8 @@ static uint64_t some_nodes(uint32_t count)
 /* Members come and go. Where disks may lose what they held, three at least are wanted: two could not do without one. */
 static void draw_members(void)
 {
-    sim.change = sim.memory_only ? 0 : 1 + (uint32_t)below(20000);
+    /* In some runs one change follows the other, and who was away for a moment lags by several. */
+    sim.change = sim.memory_only ? 0 : 1 + (uint32_t)below(below(4) == 0 ? 300000 : 20000);
     if (!sim.memory_only && sim.node_count >= 3 && below(2) == 0)
         sim.lose = 1 + (uint32_t)below(400000);
     uint32_t least = sim.lose != 0 ? 3 : 1;
