@@ -117,6 +117,7 @@ struct peer {
     bool local;               /* the link is shared memory */
     bool in_map;
     struct list in_flight; /* asks that wait for its answer */
+    uint64_t heard_ns;     /* when it said anything last */
 };
 
 struct slot {

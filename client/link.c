@@ -380,6 +380,7 @@ static void message(struct sluice_client *self, struct peer *peer, const uint8_t
         peer_down(peer);
         return;
     }
+    peer->heard_ns = clock_monotonic_ns();
     client__saw_time(self, header->time);
     const uint8_t *body = data + sizeof(*header);
     if (header->request_id != 0)

@@ -234,7 +234,9 @@ bool route__no_quorum(struct route *self, const struct peer *peer)
     size_t count = replica_count(self, &shard);
     for (size_t i = 0; i < count; i++) {
         const struct peer *other = replica_peer(self, shard, i);
-        if (other != NULL && (self->refused & UINT64_C(1) << other->node % 64) == 0)
+        /* One that has said nothing ever since is no better than one that refuses: it was asked in its turn. */
+        bool silent = other != NULL && other->heard_ns < self->no_quorum_ns;
+        if (other != NULL && !silent && (self->refused & UINT64_C(1) << other->node % 64) == 0)
             return false;
     }
     return true;

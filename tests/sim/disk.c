@@ -306,6 +306,9 @@ static void lie(struct sim_node *node)
     if (kind == SIM_LIE_NONE)
         return;
     node->disk.lied = true;
+    for (uint32_t group = 1; group <= sim.group_count; group++)
+        if (random_below(&sim.random, 2) == 0)
+            sim_strike(group, 40 * NS_PER_MS);
     sim.totals.flipped += kind == SIM_FLIPPED;
     sim.totals.lost_writes += kind == SIM_LOST;
     sim.totals.misdirected += kind == SIM_MISDIRECTED;

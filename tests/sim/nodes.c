@@ -57,6 +57,21 @@ static void env_role(void *arg, uint32_t group, uint64_t epoch, bool leading)
     sim_lambda_role(arg, group, leading);
 }
 
+static void strike_leader(struct sim_event *event)
+{
+    for (uint32_t id = 1; id <= sim.node_count; id++) {
+        const struct replica *replica = sim.nodes[id].up ? host__replica(sim.nodes[id].host, event->a) : NULL;
+        if (replica != NULL && replica->leading && sim_crash(&sim.nodes[id]))
+            break;
+    }
+    free(event);
+}
+
+void sim_strike(uint32_t group, uint64_t within_ns)
+{
+    sim_after(random_below(&sim.random, within_ns), strike_leader, NULL)->a = group;
+}
+
 /* Stands for the map group: admits at once, which is the hardest case for the rule that leads here. */
 static void env_caught_up(void *arg, uint32_t group, uint64_t epoch)
 {
@@ -64,6 +79,9 @@ static void env_caught_up(void *arg, uint32_t group, uint64_t epoch)
     (void)epoch;
     node->host->next_tick_ns = 0;
     host__replica(node->host, group)->paxos.options.amnesiac = false;
+    /* What it was admitted for is put to the test: whoever taught it may be the next to go. */
+    if (random_below(&sim.random, 4) == 0)
+        sim_strike(group, 5 * NS_PER_MS);
 }
 
 static void env_installed(void *arg, uint32_t group, uint64_t epoch)

@@ -220,6 +220,8 @@ void sim_clear(void);
 /* Ends the process and starts it again later. False: the run can't afford it now. */
 bool sim_crash(struct sim_node *node);
 bool sim_may_crash(void);
+/* Whoever leads the group is to end, if the run can afford it, within so long. */
+void sim_strike(uint32_t group, uint64_t within_ns);
 /* Would so many deaths leave a volatile group its quorum? */
 bool sim_survives(uint32_t group, uint32_t deaths);
 

@@ -295,6 +295,35 @@ Test(write, a_lost_quorum_is_told_long_before_the_deadline)
     got_free(&got);
 }
 
+/* The first node has lost its quorum; the others stand still, their links up. */
+static void no_quorum_at_one(struct fake *node, struct fabric_link *link, const struct wire_header *header,
+                             const uint8_t *body)
+{
+    (void)body;
+    if (node->id == 1)
+        fake_refuse(node, link, header, SLUICE_UNAVAILABLE, "no quorum");
+}
+
+Test(write, a_quorum_that_stands_still_is_told_long_before_the_deadline)
+{
+    struct bed bed;
+    struct got got = {0};
+    bed_open(&bed, 3, no_quorum_at_one);
+    /* What may have reached one that stands still is in doubt until its deadline; what comes later is told at once. */
+    start_put(&bed, "farm/cow", "moo", 3000, &got);
+    bed_run(&bed, &got.done, 5000);
+    cr_assert_neq(got.status, SLUICE_OK);
+    got_free(&got);
+    got = (struct got){0};
+    uint64_t start = clock_monotonic_ns();
+    start_put(&bed, "farm/cow", "moo", 10000, &got);
+    bed_run(&bed, &got.done, 12000);
+    cr_assert_eq(got.status, SLUICE_UNAVAILABLE);
+    cr_assert_lt(clock_monotonic_ns() - start, 2 * NS_PER_S);
+    bed_close(&bed);
+    got_free(&got);
+}
+
 static unsigned busy_answers;
 
 static void busy(struct fake *node, struct fabric_link *link, const struct wire_header *header, const uint8_t *body)
