@@ -173,12 +173,29 @@ static void work(struct world *world, struct world_event *event)
 
 /* ---- Faults ---- */
 
+static void crash(struct sim_node *node);
+
+/* Who leads a group in which somebody has forgotten what it had promised is to end: does anybody count on that one now? */
+static void strike(struct world *world, struct world_event *event)
+{
+    (void)world;
+    for (uint32_t id = 1; id <= sim.node_count && !sim.world.calm; id++)
+        if (sim.nodes[id].up && sim.nodes[id].groups[event->a].paxos.role == PAXOS_LEADER) {
+            crash(&sim.nodes[id]);
+            return;
+        }
+}
+
 static void restart(struct world *world, struct world_event *event)
 {
     struct sim_node *node = event->arg;
     (void)world;
-    if (!node->up)
-        node_start(node);
+    if (node->up)
+        return;
+    node_start(node);
+    for (uint32_t group = 1; group <= sim.group_count; group++)
+        if (node->groups[group].disk.amnesiac && below(2) == 0)
+            world_after(&sim.world, below(40 * NS_PER_MS), 0, strike, NULL)->a = group;
 }
 
 /* A volatile group keeps its word while a quorum of processes survives, and no more is asked of it. */
