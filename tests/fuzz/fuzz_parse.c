@@ -79,6 +79,9 @@ static void try_date(const char *text, size_t size)
     (void)size;
     if (!parse_http_date(text, &seconds))
         return;
+    /* Only what a time in 64-bit nanoseconds can be is ever written. */
+    if (seconds < 0 || seconds > INT64_MAX / 1000000000 * 2)
+        return;
     parse_http_date_format(seconds, date);
     ASSERT(parse_http_date(date, &again) && again == seconds);
 }

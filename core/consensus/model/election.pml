@@ -91,7 +91,7 @@ inline note_chosen(nb, ns)
     known = 0
 }
 
-inline accept(aw, ab, as)
+inline store(aw, ab, as)
 {
     led[ab].accepted[as] = led[ab].accepted[as] | (1 << aw);
     note_chosen(ab, as)
@@ -214,7 +214,7 @@ inline leader__begin(lw, lb)
         self[lw].match = self[lw].last;
         do
         :: entry < led[lb].last ->
-            accept(lw, lb, entry);
+            store(lw, lb, entry);
             entry++
         :: else -> break
         od;
@@ -285,7 +285,7 @@ inline follower__accept(rw, rb)
     entry = 0;
     do
     :: entry < self[rw].match -> /* cumulative: what is chosen counts too */
-        accept(rw, rb, entry);
+        store(rw, rb, entry);
         entry++
     :: else -> break
     od;
@@ -337,7 +337,7 @@ proctype node(byte a; byte b)
             self[a].match = led[b].last;
             entry = i;
             i = 0;
-            accept(a, b, entry);
+            store(a, b, entry);
             entry = 0 }
     od
 }

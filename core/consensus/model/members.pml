@@ -69,7 +69,7 @@ inline note_chosen(nb, ns)
     fi
 }
 
-inline accept(aw, ab, as)
+inline store(aw, ab, as)
 {
     led[ab].accepted[as] = led[ab].accepted[as] | (1 << aw);
     /* Chosen counts where all before it is chosen: only then do those voters govern. */
@@ -93,7 +93,7 @@ inline append(pw, pb, pm)
     self[pw].match = led[pb].last;
     entry = i;
     i = 0;
-    accept(pw, pb, entry);
+    store(pw, pb, entry);
     entry = 0
 }
 
@@ -138,7 +138,7 @@ inline leader__begin(lw, lb)
     k = 0;
     do
     :: k < led[lb].last ->
-        accept(lw, lb, k);
+        store(lw, lb, k);
         k++
     :: else -> break
     od;
@@ -189,7 +189,7 @@ inline follower__accept(rw, rb)
     fi;
     entry = i;
     i = 0;
-    accept(rw, rb, entry);
+    store(rw, rb, entry);
     entry = 0
 }
 

@@ -175,7 +175,8 @@ static void work(struct world *world, struct world_event *event)
 
 static void crash(struct sim_node *node);
 
-/* Who leads a group in which somebody has forgotten what it had promised is to end: does anybody count on that one now? */
+/* Who leads a group in which somebody has forgotten what it had promised is to end: does anybody count on that one now?
+ */
 static void strike(struct world *world, struct world_event *event)
 {
     (void)world;
