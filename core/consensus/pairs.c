@@ -198,12 +198,15 @@ void pairs_persisted(struct pairs *self, uint64_t sequence)
     }
 }
 
-void pairs_peer_down(struct pairs *self, uint16_t node, bool proof, uint64_t now_ns)
+void pairs_peer_down(struct pairs *self, uint16_t node, uint64_t incarnation, bool proof)
 {
-    (void)now_ns;
     if (node == 0 || node >= PAIRS_NODES_MAX || !self->peers[node].known)
         return;
     struct pairs_peer *peer = &self->peers[node];
+    if (incarnation < peer->incarnation)
+        return; /* another process has followed it, which holds grants of its own */
+    if (incarnation > peer->incarnation)
+        meet(peer, incarnation);
     peer->suspected = true;
     if (proof) {
         peer->dead = true;

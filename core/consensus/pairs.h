@@ -107,8 +107,8 @@ enum sluice_status pairs_receive(struct pairs *self, uint16_t from, const struct
                                  uint64_t now_ns, uint64_t time, struct pairs_effects *effects) SLUICE_MUST_CHECK;
 void pairs_persisted(struct pairs *self, uint64_t sequence);
 /* `proof`: the operating system says that the process of that incarnation has ended. Otherwise only its connection
- * closed. */
-void pairs_peer_down(struct pairs *self, uint16_t node, bool proof, uint64_t now_ns);
+ * closed. What is told late of a process that another has followed since is nothing. */
+void pairs_peer_down(struct pairs *self, uint16_t node, uint64_t incarnation, bool proof);
 /* There is client work: keep leases short and fresh. The first call after idling makes beats due at once. */
 void pairs_work(struct pairs *self, uint64_t now_ns);
 /* Wants to be able to close time up to `time` + ceiling_ahead_ns. The next tick announces it. */

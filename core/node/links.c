@@ -118,7 +118,8 @@ static void link_down(struct node *self, const struct fabric_event *event)
     if (member->link == event->link) {
         member->link = NULL;
         LOG_INFO("node", "node %u is gone: %s", member->id, event->text == NULL ? "" : event->text);
-        host_peer_down(self->host, member->id, event->reason == FABRIC_DOWN_DEAD);
+        host_peer_down(self->host, member->id, fabric_link_peer(event->link)->incarnation,
+                       event->reason == FABRIC_DOWN_DEAD);
     }
 }
 

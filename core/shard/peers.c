@@ -48,9 +48,9 @@ void host_peer_up(struct host *self, uint16_t node)
     self->next_tick_ns = 0;
 }
 
-void host_peer_down(struct host *self, uint16_t node, bool proof)
+void host_peer_down(struct host *self, uint16_t node, uint64_t incarnation, bool proof)
 {
-    pairs_peer_down(&self->pairs, node, proof, host__now(self));
+    pairs_peer_down(&self->pairs, node, incarnation, proof);
     group__tick_all(self);
 }
 

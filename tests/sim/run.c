@@ -126,7 +126,8 @@ bool sim_crash(struct sim_node *node)
     if (random_below(&sim.random, 2) == 0)
         for (uint32_t other = 1; other <= sim.node_count; other++)
             if (sim.nodes[other].up) {
-                host_peer_down(sim.nodes[other].host, (uint16_t)node->id, random_below(&sim.random, 2) == 0);
+                host_peer_down(sim.nodes[other].host, (uint16_t)node->id, node->incarnation,
+                               random_below(&sim.random, 2) == 0);
                 sim_node_round(&sim.nodes[other]);
             }
     return true;

@@ -657,10 +657,10 @@ void node_settle(struct sim_node *node)
     oracle_leases(node->sim);
 }
 
-void node_peer_down(struct sim_node *node, uint32_t peer, bool proof)
+void node_peer_down(struct sim_node *node, uint32_t peer, uint64_t incarnation, bool proof)
 {
     struct paxos_event tick = {.type = PAXOS_EVENT_TICK};
-    pairs_peer_down(&node->pairs, (uint16_t)peer, proof, node_now(node));
+    pairs_peer_down(&node->pairs, (uint16_t)peer, incarnation, proof);
     for (uint32_t i = 1; i <= node->sim->group_count; i++)
         (void)node_step(node, i, &tick, NULL);
     node_settle(node);

@@ -160,7 +160,7 @@ enum sluice_status node_step(struct sim_node *node, uint32_t group, struct paxos
                              const struct value *values);
 /* After whatever was done to a node from outside: the disk, the next wake-up, the checks. */
 void node_settle(struct sim_node *node);
-void node_peer_down(struct sim_node *node, uint32_t peer, bool proof);
+void node_peer_down(struct sim_node *node, uint32_t peer, uint64_t incarnation, bool proof);
 bool node_can(const struct sim_node *node);
 uint64_t node_now(const struct sim_node *node);
 uint64_t node_time(struct sim_node *node);

@@ -217,9 +217,9 @@ static void death_is_told(struct world *world, struct world_event *event)
 {
     struct sim_node *node = event->arg;
     (void)world;
-    /* Proof names one process: the one that the node knows. */
-    if (node_can(node) && node->pairs.peers[event->a].incarnation <= event->b)
-        node_peer_down(node, (uint32_t)event->a, below(2) == 0);
+    /* It names one process, and may be told when another has followed that one. */
+    if (node_can(node))
+        node_peer_down(node, (uint32_t)event->a, event->b, below(2) == 0);
 }
 
 /* One disk at a time may lose what it held: what then is left holds everything, and is a quorum. */
@@ -245,10 +245,11 @@ static void crash(struct sim_node *node)
     world_after(&sim.world, below(below(2) == 0 ? 50 * NS_PER_MS : 2 * NS_PER_S), 0, restart, node);
     if (below(2) == 0)
         return;
+    uint64_t late = below(4) == 0 ? 2 * NS_PER_S : NS_PER_MS;
     for (uint32_t other = 1; other <= sim.node_count; other++) {
         if (other == node->id)
             continue;
-        struct world_event *told = world_after(&sim.world, below(NS_PER_MS), 0, death_is_told, &sim.nodes[other]);
+        struct world_event *told = world_after(&sim.world, below(late), 0, death_is_told, &sim.nodes[other]);
         told->a = node->id;
         told->b = node->incarnation;
     }

@@ -84,11 +84,29 @@ Test(pairs, a_new_process_of_a_peer_ends_what_the_former_one_held)
 Test(pairs, proof_of_death_ends_a_grant_and_a_closed_connection_does_not)
 {
     receive(beat(3, 1, 60 * MS), 1000 * MS);
-    pairs_peer_down(&pairs, 2, false, 1001 * MS);
+    pairs_peer_down(&pairs, 2, 3, false);
     cr_assert(pairs_grant_runs(&pairs, 2, 1002 * MS));
     cr_assert_not(pairs_alive(&pairs, 2, 3, 1002 * MS), "but elections may begin");
-    pairs_peer_down(&pairs, 2, true, 1003 * MS);
+    pairs_peer_down(&pairs, 2, 3, true);
     cr_assert_not(pairs_grant_runs(&pairs, 2, 1004 * MS));
+}
+
+Test(pairs, late_proof_of_a_former_process_does_not_end_the_grant_of_the_one_that_followed_it)
+{
+    receive(beat(3, 1, 60 * MS), 1000 * MS);
+    receive(beat(4, 2, 60 * MS), 1010 * MS);
+    pairs_peer_down(&pairs, 2, 3, true);
+    cr_assert(pairs_grant_runs(&pairs, 2, 1011 * MS));
+    cr_assert(pairs_alive(&pairs, 2, 4, 1011 * MS));
+}
+
+Test(pairs, proof_of_the_death_of_a_process_that_was_not_heard_yet_holds_for_it_and_its_predecessors)
+{
+    receive(beat(3, 1, 60 * MS), 1000 * MS);
+    pairs_peer_down(&pairs, 2, 4, true);
+    cr_assert_not(pairs_grant_runs(&pairs, 2, 1001 * MS));
+    receive(beat(3, 2, 60 * MS), 1002 * MS);
+    cr_assert_not(pairs_grant_runs(&pairs, 2, 1003 * MS));
 }
 
 Test(pairs, no_lease_is_longer_than_a_restarted_voter_waits)
