@@ -91,8 +91,11 @@ void members__stable(struct step *step, uint64_t index)
      * have left: they may go once there is one. */
     if (self->role == PAXOS_LEADER && self->opened <= index)
         self->opened = index + 1;
-    struct paxos_effect *effect = paxos__effect(step, PAXOS_EFFECT_MEMBERS);
-    effect->first = index;
+    /* Who learns a long history passes many of these in one step; what the members are now is all that is told. */
+    struct paxos_effects *effects = step->effects;
+    if (effects->items[effects->count - 1].type != PAXOS_EFFECT_MEMBERS)
+        (void)paxos__effect(step, PAXOS_EFFECT_MEMBERS);
+    effects->items[effects->count - 1].first = index;
 }
 
 uint64_t members__reached(const struct paxos *self, const uint64_t by_node[PAXOS_NODES_MAX])

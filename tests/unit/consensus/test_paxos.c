@@ -509,6 +509,25 @@ Test(members, the_vote_of_a_process_before_the_one_that_was_added_is_none, .init
     cr_assert_eq(self.role, PAXOS_LEADER);
 }
 
+Test(members, a_page_may_hold_any_number_of_changes, .init = open_paxos)
+{
+    struct paxos_options options = self.options;
+    static struct paxos_slot many[PAXOS_MESSAGE_ENTRIES_MAX];
+    const struct paxos_recovered nothing = {0};
+    options.window = PAXOS_MESSAGE_ENTRIES_MAX;
+    cr_assert_eq(paxos_init(&self, &options, &pairs, many, &nothing, now), SLUICE_OK);
+    struct paxos_message page = accept(2, 1, 1, PAXOS_MESSAGE_ENTRIES_MAX);
+    for (uint32_t i = 0; i < page.entry_count; i++) {
+        page.entries[i].members = i % 2 == 0 ? 0x1e : 0xe;
+        page.entries[i].members_instance = process(i);
+    }
+    page.stable = page.last;
+    cr_assert_eq(receive(page), SLUICE_OK);
+    cr_assert_eq(self.stable, PAXOS_MESSAGE_ENTRIES_MAX);
+    cr_assert_eq(self.members.voters, 0xe);
+    cr_assert_eq(effect(PAXOS_EFFECT_MEMBERS)->first, PAXOS_MESSAGE_ENTRIES_MAX);
+}
+
 Test(members, one_is_added_or_removed_at_a_time_and_alone, .init = open_paxos)
 {
     lead();
