@@ -36,8 +36,9 @@ struct map_node {
 struct map_replica {
     uint16_t node;
     uint64_t incarnation; /* volatile pools: the process that votes; 0: it must be admitted again */
-    uint64_t since;       /* 0: of those that the shard began with; else the map's epoch that placed it here: it starts
-                             without       members and is taught */
+    /* 0: of those that the shard began with. Else the map's epoch that placed it here: it starts without members and is
+     * taught. */
+    uint64_t since;
 };
 
 struct map_shard {

@@ -63,10 +63,8 @@ static enum sluice_status open_map(struct node *self, uint64_t founders, bool ho
     if (self->cluster != NULL)
         cluster_destroy(self->cluster);
     self->cluster = cluster;
-    const struct map *map = cluster_map(cluster);
-    const struct map *told =
-        self->told_map != NULL && (map == NULL || self->told_map->epoch > map->epoch) ? self->told_map : map;
-    const struct map_replica *own = told == NULL ? NULL : map_replica_find(&told->group, self->options.id);
+    const struct map *map = node__map(self);
+    const struct map_replica *own = map == NULL ? NULL : map_replica_find(&map->group, self->options.id);
     group.since = own == NULL ? 0 : own->since;
     if (!host && own == NULL) {
         versions_destroy(group.versions);
