@@ -280,18 +280,10 @@ static void promise(struct step *step, uint16_t to, uint64_t first, uint64_t the
     message->defections = self->pairs->peers[to].defections;
     for (uint64_t index = first; index <= self->last && message->entry_count < PAXOS_MESSAGE_ENTRIES_MAX; index++) {
         struct paxos_message_entry *entry = &message->entries[message->entry_count];
-        if (index <= self->stable) {
+        if (index <= self->stable)
             *entry = (struct paxos_message_entry){.ballot = UINT64_MAX};
-        } else {
-            const struct paxos_slot *slot = paxos__slot(self, index);
-            *entry = (struct paxos_message_entry){.ballot = slot->ballot,
-                                                  .time = slot->time,
-                                                  .opened = slot->opened,
-                                                  .members = slot->members,
-                                                  .members_instance = slot->members_instance,
-                                                  .size = slot->size,
-                                                  .flags = slot->flags};
-        }
+        else
+            *entry = paxos__told(self, index, paxos__slot(self, index)->ballot);
         bytes += entry->size;
         if (message->entry_count > 0 && bytes > PAXOS_MESSAGE_BYTES_MAX)
             break;

@@ -31,16 +31,8 @@ void feed__accept(struct step *step, uint16_t node, bool with_entries)
     for (uint64_t index = follower->next;
          with_entries && index < end && message->entry_count < PAXOS_MESSAGE_ENTRIES_MAX; index++) {
         struct paxos_message_entry entry = {.ballot = self->ballot};
-        if (index > self->stable) {
-            const struct paxos_slot *slot = paxos__slot(self, index);
-            entry = (struct paxos_message_entry){.ballot = self->ballot,
-                                                 .time = slot->time,
-                                                 .opened = slot->opened,
-                                                 .members = slot->members,
-                                                 .members_instance = slot->members_instance,
-                                                 .size = slot->size,
-                                                 .flags = slot->flags};
-        }
+        if (index > self->stable)
+            entry = paxos__told(self, index, self->ballot);
         bytes += entry.size;
         if (message->entry_count > 0 && bytes > PAXOS_MESSAGE_BYTES_MAX)
             break;

@@ -10,6 +10,18 @@ struct paxos_slot *paxos__slot(const struct paxos *self, uint64_t index)
     return &self->slots[index & (self->options.window - 1)];
 }
 
+struct paxos_message_entry paxos__told(const struct paxos *self, uint64_t index, uint64_t ballot)
+{
+    const struct paxos_slot *slot = paxos__slot(self, index);
+    return (struct paxos_message_entry){.ballot = ballot,
+                                        .time = slot->time,
+                                        .opened = slot->opened,
+                                        .members = slot->members,
+                                        .members_instance = slot->members_instance,
+                                        .size = slot->size,
+                                        .flags = slot->flags};
+}
+
 struct paxos_effect *paxos__effect(struct step *step, enum paxos_effect_type type)
 {
     ASSERT(step->effects->count < PAXOS_EFFECTS_MAX);

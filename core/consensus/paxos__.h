@@ -14,6 +14,8 @@ struct step {
 };
 
 struct paxos_slot *paxos__slot(const struct paxos *self, uint64_t index);
+/* What a message says of an entry that is not stable. */
+struct paxos_message_entry paxos__told(const struct paxos *self, uint64_t index, uint64_t ballot);
 struct paxos_effect *paxos__effect(struct step *step, enum paxos_effect_type type);
 /* A message to `node` with the sender's facts filled in. */
 struct paxos_message *paxos__send(struct step *step, uint16_t node, enum paxos_message_type type, uint64_t ballot);
