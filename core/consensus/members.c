@@ -114,28 +114,28 @@ bool members__quorum(uint64_t voters, uint64_t nodes)
 
 /* ---- Where the group should be ---- */
 
-void paxos_set_wanted(struct paxos *self, uint64_t wanted, const uint64_t since[PAXOS_NODES_MAX])
+bool paxos_set_wanted(struct paxos *self, uint64_t wanted, const uint64_t since[PAXOS_NODES_MAX])
 {
+    wanted &= ~UINT64_C(1);
     /* Who comes anew may have been here before and have thrown everything away since, in the same process: what it
      * acknowledged then says nothing. */
-    uint64_t anew = wanted & ~self->wanted & ~self->members.voters & ~UINT64_C(1);
-    for (uint64_t rest = wanted & ~self->members.voters; rest != 0; rest &= rest - 1)
-        if (since != NULL && since[__builtin_ctzll(rest)] != self->since[__builtin_ctzll(rest)])
-            anew |= rest & -rest;
+    uint64_t anew = wanted & ~self->wanted;
+    bool news = self->wanted != wanted;
+    for (uint64_t rest = wanted; rest != 0; rest &= rest - 1) {
+        uint16_t node = (uint16_t)__builtin_ctzll(rest);
+        uint64_t placed = since == NULL ? 0 : since[node];
+        if (self->since[node] != placed) {
+            anew |= paxos_mask(node);
+            news = true;
+        }
+        self->since[node] = placed;
+    }
+    anew &= ~self->members.voters;
     for (uint64_t rest = anew; rest != 0; rest &= rest - 1)
         memset(&self->followers[__builtin_ctzll(rest)], 0, sizeof(self->followers[0]));
     self->leaving &= ~anew;
-    for (uint64_t rest = wanted; rest != 0; rest &= rest - 1)
-        self->since[__builtin_ctzll(rest)] = since == NULL ? 0 : since[__builtin_ctzll(rest)];
-    self->wanted = wanted & ~UINT64_C(1);
-}
-
-bool paxos_is_wanted(const struct paxos *self, uint64_t wanted, const uint64_t since[PAXOS_NODES_MAX])
-{
-    bool same = self->wanted == (wanted & ~UINT64_C(1));
-    for (uint64_t rest = wanted; same && rest != 0; rest &= rest - 1)
-        same = self->since[__builtin_ctzll(rest)] == since[__builtin_ctzll(rest)];
-    return same;
+    self->wanted = wanted;
+    return news;
 }
 
 uint64_t paxos_learners(const struct paxos *self)

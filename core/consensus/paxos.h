@@ -354,10 +354,9 @@ uint64_t paxos_next_tick_ns(const struct paxos *self);
 
 /* Where the cluster map wants the group, told to every replica: whoever leads feeds the nodes of `wanted` that don't
  * vote as learners. 0: the members are left as they are. `since` (by node; NULL: all 0) are their placements: what a
- * replica of another placement on the same node says counts for nothing, for its data may be gone. */
-void paxos_set_wanted(struct paxos *self, uint64_t wanted, const uint64_t since[PAXOS_NODES_MAX]);
-/* Is that known already? */
-bool paxos_is_wanted(const struct paxos *self, uint64_t wanted, const uint64_t since[PAXOS_NODES_MAX]);
+ * replica of another placement on the same node says counts for nothing, for its data may be gone. False: it is what
+ * was wanted before. */
+bool paxos_set_wanted(struct paxos *self, uint64_t wanted, const uint64_t since[PAXOS_NODES_MAX]);
 /* Leader: the one step that is right to propose now on the way to what is wanted. A voter that has lost its memory is
  * removed, a learner that holds all but the last quarter of a window is added, a voter that is not wanted is removed
  * once all that are wanted vote; the leader itself hands over first. False: none. */

@@ -451,10 +451,8 @@ void host_group_want(struct host *self, uint32_t group, const struct host_wanted
             wanted |= paxos_mask(nodes[i].node);
             since[nodes[i].node] = nodes[i].since;
         }
-    if (replica == NULL || paxos_is_wanted(&replica->paxos, wanted, since))
+    if (replica == NULL || !paxos_set_wanted(&replica->paxos, wanted, since))
         return;
-    replica->wanted = wanted;
-    paxos_set_wanted(&replica->paxos, wanted, since);
     replica->due_ns = 0;
     self->next_tick_ns = 0;
 }

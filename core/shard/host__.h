@@ -108,7 +108,6 @@ struct replica {
     uint64_t compacted;                 /* entries up to here that made no version were dropped */
     uint64_t installing, installing_ns; /* where the snapshot ends that comes in, and when it was heard of last */
     uint64_t rounds_done;               /* of asking a quorum, in this leadership */
-    uint64_t wanted;                    /* mask of the nodes that the map wants; 0: nothing was said */
     bool stepped;                       /* in this round: perhaps the members can move on */
     struct paxos_members members;       /* as of what is applied; kept as a fact */
 };

@@ -381,7 +381,7 @@ void replica__step(struct replica *self, struct paxos_event *event, struct entry
     /* Effects may be long-lived while callbacks never step the group again: replies and feeds only queue. */
     for (uint32_t i = 0; i < host->effects.count; i++)
         carry_out(self, &host->effects.items[i], entries, &host->effects);
-    if (self->paxos.role == PAXOS_LEADER && self->wanted != 0) {
+    if (self->paxos.role == PAXOS_LEADER && self->paxos.wanted != 0) {
         self->stepped = true;
         host__busy(self);
     }
