@@ -143,24 +143,31 @@ static enum sluice_status replay_stable(struct replica *self, const struct host_
     return SLUICE_OK;
 }
 
-enum sluice_status group__note_lost(struct replica *self, bool lost)
+/* From this replica on nothing was forgotten, which is on disk before any entry of it is. */
+static enum sluice_status note_whole_from(struct replica *self)
 {
     struct host *host = self->host;
+    self->paxos.options.whole_from = self->paxos.options.instance;
     const struct wal_record record = {.type = WAL_PROMISE,
                                       .group = self->group | LOST_GROUP,
                                       .epoch = self->paxos.options.since,
                                       .ballot = self->paxos.options.instance};
     if (self->memory_only)
         return SLUICE_OK;
-    if (lost)
-        LOG_ERROR(
-            "shard",
-            "group=%u this replica has lost a part of its log; it has no vote until it holds everything again and "
-            "was taken into the members anew",
-            self->group);
     self->dirty = true;
     host__busy(self);
     return host->env.persist(host->env.arg, &record);
+}
+
+enum sluice_status group__note_lost(struct replica *self)
+{
+    if (!self->memory_only)
+        LOG_ERROR(
+            "shard",
+            "group=%u this replica has lost a part of its log; it has no vote until it holds everything again and was "
+            "taken into the members anew",
+            self->group);
+    return note_whole_from(self);
 }
 
 /* Has this process no vote, although the members name its node? */
@@ -347,10 +354,10 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gi
     /* What the log will say of earlier placements on this node is not said of this one, and not of its next process.
      * That is on disk before any entry is; as long as none is, nothing was acknowledged that could be lost. */
     bool anew = group->since != 0 && replica->paxos.last == 0 && lost_since != group->since;
-    if (group->lost || anew) {
-        replica->paxos.options.whole_from = replica->paxos.options.instance;
-        status = group__note_lost(replica, group->lost);
-    }
+    if (group->lost)
+        status = group__note_lost(replica);
+    else if (anew)
+        status = note_whole_from(replica);
     if (status != SLUICE_OK)
         goto fail;
     if (recovered != NULL)

@@ -181,7 +181,7 @@ bool host__load_room(const struct replica *self, uint64_t bytes);
 void group__recovered_clear(struct host__recovered *recovered);
 void group__destroy(struct replica *self);
 /* Durably: this replica has no vote until the members take it in anew, as this process or a later one. */
-enum sluice_status group__note_lost(struct replica *self, bool lost) SLUICE_MUST_CHECK;
+enum sluice_status group__note_lost(struct replica *self) SLUICE_MUST_CHECK;
 void group__tick_all(struct host *self);
 
 /* peers.c */

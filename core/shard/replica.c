@@ -349,7 +349,7 @@ static void carry_out(struct replica *self, const struct paxos_effect *effect, s
         snapshot__begin(self, effect->node);
         break;
     case PAXOS_EFFECT_LOST:
-        if (group__note_lost(self, true) != SLUICE_OK)
+        if (group__note_lost(self) != SLUICE_OK)
             self->host->env.fatal(self->host->env.arg, SLUICE_IO, "a loss could not be handed to the disk");
         break;
     case PAXOS_EFFECT_CAUGHT_UP:
