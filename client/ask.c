@@ -566,7 +566,7 @@ void ask__message(struct peer *peer, const struct wire_header *header, const uin
     struct route *route = self->route;
     bool leads = route != NULL && (!self->any_replica || self->needs_leader);
     if (header->type == WIRE_EVENT) {
-        self->heard_ns = clock_monotonic_ns();
+        self->heard_ns = peer->heard_ns;
         self->delay_ms = 0;
         reply.detail = "";
         if (leads && route->leader != peer->node)
