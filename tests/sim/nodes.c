@@ -221,10 +221,12 @@ void sim_node_crash(struct sim_node *node)
     for (uint32_t group = 1; group <= sim.group_count; group++) {
         struct replica *replica = host__replica(node->host, group);
         node->unsound[group] = replica == NULL || !sim_whole(&replica->paxos);
-        if (replica != NULL && !sim.keep_versions)
-            sim_store_forget(replica->versions);
-        if (replica == NULL || !sim.keep_versions)
+        if (replica == NULL)
             continue;
+        if (!sim.keep_versions) {
+            sim_store_forget(replica->versions);
+            continue;
+        }
         node->kept[group] = replica->versions;
         replica->versions = NULL;
     }
