@@ -66,11 +66,13 @@ static bool in_flight(const struct paxos_follower *follower)
     return follower->match + 1 < follower->next;
 }
 
-/* May a page of what is chosen go to this follower now? */
-static bool in_turn(const struct paxos *self, uint16_t node, uint64_t now)
+/* When a page of what is chosen may go to this follower. */
+static uint64_t turn_at(const struct paxos *self, uint16_t node)
 {
-    bool urgent = self->transfer_to == node || (self->last > self->stable && now - self->waiting_ns > URGENT_NS);
-    return self->options.pace == NULL || now >= self->options.pace->due_ns || urgent;
+    if (self->options.pace == NULL || self->transfer_to == node)
+        return 0;
+    uint64_t due = self->options.pace->due_ns, urgent = self->waiting_ns + URGENT_NS + 1;
+    return self->last > self->stable && urgent < due ? urgent : due;
 }
 
 /* What it lacks can't be fed, or there is so much of it that a snapshot is the shorter way. */
@@ -125,7 +127,7 @@ void feed__node(struct step *step, uint16_t node)
             paxos__effect(step, PAXOS_EFFECT_SNAPSHOT)->node = node;
             return;
         }
-        if (follower->acknowledged && lags(self, follower) && !in_turn(self, node, step->now)) {
+        if (follower->acknowledged && lags(self, follower) && step->now < turn_at(self, node)) {
             follower->paced = true;
             return;
         }
@@ -197,7 +199,7 @@ void feed__answered(struct paxos *self, const struct paxos_message *message)
 /* It waits for its turn, and nothing that was sent is unanswered. */
 static bool waits_for_turn(const struct paxos_follower *follower)
 {
-    return follower->paced && !follower->paging && !in_flight(follower);
+    return follower->paced && !in_flight(follower);
 }
 
 void feed__tick(struct step *step)
@@ -209,7 +211,7 @@ void feed__tick(struct step *step)
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
         struct paxos_follower *follower = &self->followers[node];
         bool waits = waits_for_turn(follower), lacking = wanting(self, node);
-        if (waits && in_turn(self, node, step->now)) {
+        if (waits && step->now >= turn_at(self, node)) {
             feed__node(step, node);
         } else if (lacking && !waits && step->now >= resend_at(self, node)) {
             /* Lost, or not yet answered: ask where it stands; its answer sets next right. Who does not answer is sent
@@ -235,7 +237,7 @@ uint64_t feed__next_tick(const struct paxos *self)
         const struct paxos_follower *follower = &self->followers[node];
         uint64_t due = UINT64_MAX;
         if (waits_for_turn(follower))
-            due = self->options.pace->due_ns;
+            due = turn_at(self, node);
         else if (wanting(self, node))
             due = resend_at(self, node);
         if (follower->sent_stable < self->stable && follower->sent_ns + STABLE_NEWS_NS < due)

@@ -697,8 +697,10 @@ Test(feeding, who_lags_waits_for_no_turn_where_a_quorum_waits_for_it, .init = op
     propose(0);
     persist();
     cr_assert_null(sent(3, PAXOS_ACCEPT));
+    uint64_t began = now;
     uint32_t entries = 0;
     for (int i = 0; i < 11; i++) {
+        cr_assert_leq(paxos_next_tick_ns(&self), began + 101 * MS, "it asks to be looked at by then");
         cr_assert_eq(entries, 0, "after %d ms nobody else has failed", 10 * i);
         now += 10 * MS;
         grant(2);
