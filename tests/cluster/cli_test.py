@@ -488,6 +488,7 @@ class Up:
         self.http, self.grpc = free_ports(2)
         self.log = open(pathlib.Path(directory, "out"), "ab+")
         self.log_begin = self.log.seek(0, 2)
+        self.started_before = len(self.every_started())
         self.child = subprocess.Popen([programs / "sluice", "up", "--data", "data", "--http", f"127.0.0.1:{self.http}", "--grpc", f"127.0.0.1:{self.grpc}", *arguments],
                                       cwd=directory, stdout=self.log, stderr=self.log, env={**os.environ, "RECORD": str(self.record), "SLUICE_ID": "9", "SLUICE_LOG_LEVEL": "warn", **env})
 
@@ -495,8 +496,19 @@ class Up:
         self.log.seek(self.log_begin)
         return self.log.read().decode()
 
+    def every_started(self):
+        lines = self.record.read_text().splitlines(keepends=True) if self.record.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
     def started(self):
-        return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.exists() else []
+        """What this run started so far: a program tells of itself, so it may do so after the greeting."""
+        return self.every_started()[self.started_before:]
+
+    def greeted(self):
+        """What was started, once the greeting has come and all programs have told of themselves: three nodes and a gateway."""
+        self.wait(lambda: "Ctrl-C stops it" in self.output(), "no greeting came")
+        self.wait(lambda: len(self.started()) == 4, "not all programs run")
+        return self.started()
 
     def wait(self, condition, what):
         ends = time.monotonic() + 15
@@ -530,8 +542,7 @@ def options_of(arguments, name):
 def test_up_starts_nodes_and_a_gateway_that_know_each_other_and_stops_them_all():
     with tempfile.TemporaryDirectory() as directory:
         with Up(directory, "--nodes", "3") as up:
-            up.wait(lambda: "Ctrl-C stops it" in up.output(), "no greeting came")
-            started = up.started()
+            started = up.greeted()
             nodes = [each for each in started if each[0] == "sluiced"]
             gateway = next(each for each in started if each[0] == "sluice-gateway")
             addresses = {options_of(each[2], "--id")[0]: options_of(each[2], "--listen")[0] for each in nodes}
@@ -562,8 +573,7 @@ def test_up_works_in_a_directory_of_any_name():
     with tempfile.TemporaryDirectory() as directory:
         for name in ("a,b = c", "long-" * 30):
             with Up(directory, "--nodes", "3", "--data", name) as up:
-                up.wait(lambda: "Ctrl-C stops it" in up.output(), "no greeting came")
-                addresses = {options_of(each[2], "--listen")[0] for each in up.started()[-4:] if each[0] == "sluiced"}
+                addresses = {options_of(each[2], "--listen")[0] for each in up.greeted() if each[0] == "sluiced"}
                 assert len(addresses) == 3 and all(re.fullmatch(r"shm:sluice-up-[0-9a-f]{16}-[123]", address) for address in addresses), addresses
 
 
@@ -572,16 +582,13 @@ def test_up_over_tcp_takes_free_ports_and_the_same_ones_again():
     with tempfile.TemporaryDirectory() as directory:
         for _ in range(2):
             with Up(directory, "--nodes", "3", "--fabric", "tcp") as up:
-                up.wait(lambda: "Ctrl-C stops it" in up.output(), "no greeting came")
-                seen.append(sorted({options_of(each[2], "--listen")[0] for each in up.started() if each[0] == "sluiced"}))
+                seen.append(sorted({options_of(each[2], "--listen")[0] for each in up.greeted() if each[0] == "sluiced"}))
     assert seen[0] == seen[1] and len(seen[0]) == 3 and all(re.fullmatch(r"tcp:127\.0\.0\.1:\d+", address) for address in seen[0]), seen
 
 
 def test_up_reports_a_death_starts_the_process_again_and_dies_with_its_children():
     with tempfile.TemporaryDirectory() as directory, Up(directory, "--nodes", "3", "--restart-after", "1") as up:
-        up.wait(lambda: "Ctrl-C stops it" in up.output(), "no greeting came")
-        up.wait(lambda: len(up.started()) == 4, "not all programs run")
-        victim = next(each[1] for each in up.started() if options_of(each[2], "--id") == ["2"])
+        victim = next(each[1] for each in up.greeted() if options_of(each[2], "--id") == ["2"])
         os.kill(victim, signal.SIGKILL)
         up.wait(lambda: f"node2 (pid {victim}) was killed by signal 9" in up.output(), "the death was not reported")
         up.wait(lambda: "node2 was started again" in up.output(), "it was not started again")
