@@ -58,8 +58,10 @@ sim_program := $(if $(call sources,tests/sim),$(out)/tests/sim/sim)
 sim_paxos := $(out)/tests/sim/paxos/sim_paxos
 # Judges histories: linked by the simulator, and a program of its own.
 check_library := $(out)/tests/libcheck.a
+# A node of a release that is one ahead (api/release.c), for tests that roll it out.
+next_release := $(out)/next/sluiced
 chaos_programs := $(out)/tests/chaos/load $(out)/tests/chaos/weather
-test_programs := $(unit_programs) $(sim_program) $(sim_paxos) $(out)/tests/linear $(chaos_programs) $(addprefix $(out)/,$(single))
+test_programs := $(unit_programs) $(sim_program) $(sim_paxos) $(out)/tests/linear $(chaos_programs) $(next_release) $(addprefix $(out)/,$(single))
 
 .PHONY: all run deps test chaos kills unit units tests sim sim-paxos sim-campaign coverage mutants model bench demo fuzz fuzzers libraries format clean help
 all: libraries $(programs) $(modules) ## build the programs and the example lambdas (the default)
@@ -76,6 +78,9 @@ $(call stamp,$(out)/sources,$(call sources,$(folders) cli core/node/main gateway
 
 $(out)/%.c.o: %.c $(out)/flags | $(proto_c)
 	$(call say,CC,$<)mkdir -p $(@D); $(CC) $(cflags) -c -o $@ $<
+$(out)/next/%.c.o: CFLAGS += -DSLUICE_RELEASE_NEXT
+$(out)/next/%.c.o: %.c $(out)/flags
+	$(call say,NEXT,$<)mkdir -p $(@D); $(CC) $(cflags) -c -o $@ $<
 $(out)/%.cc.o: %.cc $(out)/flags | $(proto_c)
 	$(call say,CXX,$<)mkdir -p $(@D); $(CXX) $(cxxflags) -c -o $@ $<
 $(out)/gen/%.pb-c.c: %.proto
@@ -101,6 +106,7 @@ link = $(CXX) $(mode) $(LDFLAGS) -pthread -o $@ $(filter %.o,$^) $(filter %.a,$^
 $(out)/sluice: $(call objects,cli)
 $(out)/sluiced: $(call objects,core/node/main)
 $(out)/sluice-gateway: $(call objects,gateway/main)
+$(next_release): $(out)/next/api/release.c.o $(call objects,core/node/main)
 $(check_library): $(call objects,tests/check)
 $(out)/tests/linear: $(call objects,tests/check/main) $(check_library)
 $(out)/tests/sim/sim: $(call objects,tests/sim) $(check_library)

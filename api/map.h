@@ -7,15 +7,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "api/release.h"
 #include "api/sluice_status.h"
 
 #define MAP_GROUP        0u /* the Paxos group that keeps the map; shards are 1, 2, 3 … */
 #define MAP_FORMAT       1
 #define MAP_REPLICAS_MAX 7
-/* What the nodes may do with each other: raised by the map once every node that belongs to the cluster understands it,
- * so that a release can be rolled out node by node. 1: members fixed at the first start. 2: members change. */
-#define MAP_LEVEL     2
-#define MAP_LEVEL_MIN 1
+/* The levels that this release understands. The map's own is raised once every node that belongs to the cluster
+ * understands it, so that a release can be rolled out node by node. Nobody who applies a change of the map may look at
+ * these: the same entry makes the same map in every release. */
+#define MAP_LEVEL     sluice_release.level
+#define MAP_LEVEL_MIN sluice_release.level_min
 
 enum map_pool_kind { MAP_POOL_PERSISTENT, MAP_POOL_VOLATILE, MAP_POOL_TRIGGER };
 enum map_pool_state { MAP_POOL_LIVE, MAP_POOL_CREATING, MAP_POOL_DELETING };

@@ -69,7 +69,7 @@ static uint16_t leader_of(const struct gather *gather, uint32_t shard, const jso
 
 static json_t *node_json(const struct map_node *node, const struct gather *gather)
 {
-    static const char *const kept[] = {"uptime_ms", "storage", "peers", "figures", "log", "release_level"};
+    static const char *const kept[] = {"uptime_ms", "storage", "peers", "figures", "log"};
     json_t *addresses = json_array();
     const json_t *told = NULL;
     for (size_t i = 0; i < node->address_count; i++)
@@ -81,6 +81,7 @@ static json_t *node_json(const struct map_node *node, const struct gather *gathe
         json_pack("{s:i, s:s, s:b, s:o, s:o}", "id", (int)node->id, "state", told == NULL ? "unreachable" : "up",
                   "reachable", told != NULL, "addresses", addresses, "incarnation", number_text(node->incarnation));
     json_object_set_new(document, "membership", json_string(map_node_state_name(node->state)));
+    json_object_set_new(document, "levels", json_pack("[i, i]", (int)node->level_min, (int)node->level_max));
     for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++) {
         json_t *value = json_object_get(told, kept[i]);
         if (value != NULL)

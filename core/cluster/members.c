@@ -139,12 +139,49 @@ enum sluice_status membership__place_new(struct map *map, size_t first)
     return SLUICE_OK;
 }
 
-/* A node that is to go and holds nothing any more has gone. */
+/* ---- Levels ---- */
+
+/* The level rises once every node that belongs to the cluster understands it, and never falls. It follows from what
+ * they said alone, not from what the release that applies this understands: the map is the same everywhere, and a node
+ * that does not understand its level stops. */
+static void raise_level(struct map *map)
+{
+    uint32_t level = UINT32_MAX;
+    for (size_t i = 0; i < map->node_count; i++)
+        if (map->nodes[i].state != MAP_NODE_GONE && map->nodes[i].state != MAP_NODE_JOINING &&
+            map->nodes[i].level_max < level)
+            level = map->nodes[i].level_max;
+    if (level > map->level && level <= UINT16_MAX)
+        map->level = level;
+}
+
+/* A node that does not say what it understands is of the first release. False: it does not understand the cluster. */
+static bool level_understood(struct edit *edit, uint64_t node, uint16_t *low, uint16_t *high)
+{
+    const json_t *levels = json_object_get(edit->document, "levels");
+    uint64_t least = 1, most = 1;
+    if (!change__number(json_array_get(levels, 0), &least) || !change__number(json_array_get(levels, 1), &most) ||
+        least < 1 || most < least || most > UINT16_MAX)
+        least = most = 1;
+    *low = (uint16_t)least;
+    *high = (uint16_t)most;
+    if (most >= edit->next->level && least <= edit->next->level)
+        return true;
+    change__refuse(edit, SLUICE_VERSION,
+                   "this cluster works at level %u, node %llu understands %u to %u: start it with a release that does",
+                   edit->next->level, (unsigned long long)node, *low, *high);
+    return false;
+}
+
+/* ---- Gone ---- */
+
+/* A node that is to go and holds nothing any more has gone. It may have been the last one of an older release. */
 static void finish_drains(struct map *map)
 {
     for (size_t i = 0; i < map->node_count; i++)
         if (map->nodes[i].state == MAP_NODE_DRAINING && !holds(map, map->nodes[i].id))
             map->nodes[i].state = MAP_NODE_GONE;
+    raise_level(map);
 }
 
 static size_t shards_moving(const struct map *map)
@@ -221,29 +258,6 @@ static enum sluice_status set_addresses(struct map_node *node, const json_t *lis
     return SLUICE_OK;
 }
 
-/* The level rises once every node that belongs to the cluster understands it, and never falls. */
-static void raise_level(struct map *map)
-{
-    uint32_t level = MAP_LEVEL;
-    for (size_t i = 0; i < map->node_count; i++)
-        if (map->nodes[i].state != MAP_NODE_GONE && map->nodes[i].state != MAP_NODE_JOINING &&
-            map->nodes[i].level_max < level)
-            level = map->nodes[i].level_max;
-    if (level > map->level)
-        map->level = level;
-}
-
-static void read_levels(const struct edit *edit, uint16_t *low, uint16_t *high)
-{
-    const json_t *levels = json_object_get(edit->document, "levels");
-    uint64_t least = 1, most = 1;
-    if (!change__number(json_array_get(levels, 0), &least) || !change__number(json_array_get(levels, 1), &most) ||
-        least < 1 || most < least || most > UINT16_MAX)
-        least = most = 1;
-    *low = (uint16_t)least;
-    *high = (uint16_t)most;
-}
-
 enum sluice_status membership__register(struct edit *edit)
 {
     struct map *map = edit->next;
@@ -266,14 +280,8 @@ enum sluice_status membership__register(struct edit *edit)
         change__refuse(edit, SLUICE_CONFLICT, "node %llu has started again since", (unsigned long long)id);
         return SLUICE_OK;
     }
-    read_levels(edit, &low, &high);
-    if (high < map->level || low > map->level) {
-        change__refuse(edit, SLUICE_VERSION,
-                       "this cluster works at level %u, node %llu understands %u to %u: start it with a release that "
-                       "does",
-                       map->level, (unsigned long long)id, low, high);
+    if (!level_understood(edit, id, &low, &high))
         return SLUICE_OK;
-    }
     bool arrives = node->state == MAP_NODE_JOINING;
     node->incarnation = incarnation;
     node->level_min = low;
@@ -385,7 +393,10 @@ enum sluice_status membership__add(struct edit *edit)
     struct map_node *node = declare(edit, "node", &status);
     if (node == NULL)
         return status;
-    uint16_t id = node->id;
+    uint16_t id = node->id, low, high;
+    /* A person who adds a node does not know; a node that asks to be added says so. */
+    if (json_object_get(edit->document, "levels") != NULL && !level_understood(edit, id, &low, &high))
+        return SLUICE_OK;
     if (node->state == MAP_NODE_UP) {
         change__refuse(edit, SLUICE_CONFLICT,
                        "node %u is a member already: start it with the data directory that it has; if that is lost, "

@@ -88,10 +88,13 @@ static void add_group(void *arg, const struct host_group_status *status)
 static json_t *peers_json(struct node *self)
 {
     json_t *peers = json_array();
-    for (size_t i = 0; i < self->member_count; i++)
-        if (self->members[i].id != self->options.id && self->members[i].known)
-            json_array_append_new(peers, json_pack("{s:i, s:b}", "node", (int)self->members[i].id, "connected",
-                                                   self->members[i].link != NULL));
+    for (size_t i = 0; i < self->member_count; i++) {
+        const struct node__member *member = &self->members[i];
+        if (member->id != self->options.id && member->known)
+            json_array_append_new(peers, json_pack("{s:i, s:b, s:i}", "node", (int)member->id, "connected",
+                                                   member->link != NULL, "protocol",
+                                                   (int)host_peer_version(self->host, member->id)));
+    }
     return peers;
 }
 

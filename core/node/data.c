@@ -12,8 +12,6 @@
 
 #include "core/node/node__.h"
 
-#define DATA_FORMAT 1
-
 char *data__path(const struct node *self, const char *name)
 {
     char *path = NULL;
@@ -124,8 +122,8 @@ static enum sluice_status write_identity(struct node *self, const char *path, ch
     to_hex(self->identity.cluster, hex);
     for (size_t i = 0; i < self->identity.founder_count; i++)
         json_array_append_new(members, json_integer(self->identity.founders[i]));
-    document = json_pack("{s:i, s:s, s:i, s:I, s:o}", "format", DATA_FORMAT, "cluster", hex, "node", self->identity.id,
-                         "starts", (json_int_t)self->identity.incarnation, "members", members);
+    document = json_pack("{s:i, s:s, s:i, s:I, s:o}", "format", (int)self->identity.format, "cluster", hex, "node",
+                         self->identity.id, "starts", (json_int_t)self->identity.incarnation, "members", members);
     json_t *peers = self->identity.peers == NULL ? NULL : json_loads(self->identity.peers, 0, NULL);
     if (document != NULL && peers != NULL)
         json_object_set(document, "peers", peers);
@@ -207,9 +205,10 @@ static enum sluice_status read_identity(struct node *self, const char *path, cha
     enum sluice_status status = SLUICE_CORRUPT;
     json_int_t format = json_integer_value(json_object_get(document, "format"));
     json_int_t id = json_integer_value(json_object_get(document, "node"));
-    if (format != DATA_FORMAT) {
-        snprintf(error, error_size, "%s has format %lld, this program reads format %d; use the release that wrote it",
-                 path, (long long)format, DATA_FORMAT);
+    if (format < 1 || format > (json_int_t)release_formats_latest()->node) {
+        snprintf(error, error_size,
+                 "%s has format %lld, this program reads formats up to %u; use the release that wrote it", path,
+                 (long long)format, release_formats_latest()->node);
         status = SLUICE_VERSION;
     } else if (id != self->options.id) {
         snprintf(error, error_size,
@@ -221,6 +220,7 @@ static enum sluice_status read_identity(struct node *self, const char *path, cha
                    SLUICE_OK) {
         snprintf(error, error_size, "%s is damaged: its cluster or members make no sense; restore it", path);
     } else {
+        self->identity.format = (uint32_t)format;
         self->identity.incarnation = (uint64_t)json_integer_value(json_object_get(document, "starts"));
         status = SLUICE_OK;
     }
@@ -248,6 +248,7 @@ enum sluice_status data__open(struct node *self, char *error, size_t error_size)
 {
     self->identity.lock_fd = -1;
     self->identity.id = self->options.id;
+    self->identity.format = release_formats_at(0)->node;
     enum sluice_status status = make_directory(self->options.data_path, error, error_size);
     if (status == SLUICE_OK)
         status = lock_directory(self, error, error_size);
@@ -318,6 +319,22 @@ void data__keep_peers(struct node *self)
         LOG_WARN("node", "where the other nodes are could not be kept: %s", error);
     free(text);
     free(path);
+}
+
+enum sluice_status data__use_format(struct node *self, uint32_t format)
+{
+    char error[256];
+    if (format <= self->identity.format)
+        return SLUICE_OK;
+    char *path = data__path(self, "node.json");
+    if (path == NULL)
+        return SLUICE_MEMORY;
+    self->identity.format = format;
+    enum sluice_status status = write_identity(self, path, error, sizeof(error));
+    if (status != SLUICE_OK)
+        LOG_ERROR("node", "%s", error);
+    free(path);
+    return status;
 }
 
 void data__close(struct node *self)

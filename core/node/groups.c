@@ -85,6 +85,8 @@ enum sluice_status groups__open(struct node *self, char *error, size_t error_siz
     if (status != SLUICE_OK)
         snprintf(error, error_size, "the cluster map in %s cannot be recovered: %s", self->options.data_path,
                  sluice_status_text(status));
+    else if (node__map(self) != NULL && !levels__understood(node__map(self)->level, error, error_size))
+        status = SLUICE_VERSION;
     return status;
 }
 
@@ -110,6 +112,9 @@ enum sluice_status groups__map_apply(void *arg, const struct entry *entry, struc
 {
     struct node *self = arg;
     enum sluice_status status = cluster_apply(self->cluster, entry, versions, outcome, reply);
+    /* Whoever it is about may not hear of it: a node that registers itself waits for the map to say so. */
+    if (status == SLUICE_OK && outcome->status == SLUICE_VERSION && *reply != NULL)
+        LOG_WARN("node", "refused: %s", *reply);
     /* The reply to whoever asked for the change names the map that has it. */
     if (status == SLUICE_OK && node__map(self) != NULL)
         host_set_map_epoch(self->host, node__map(self)->epoch);
@@ -202,6 +207,9 @@ void groups__follow_map(struct node *self)
         return;
     self->map_epoch_seen = map->epoch;
     self->settle_at_ns = 0;
+    levels__follow_map(self);
+    if (self->failed)
+        return;
     members__follow_map(self);
     follow_map_group(self, map);
     map = node__map(self);

@@ -66,7 +66,8 @@ static char *request(const struct node__member *own)
     json_t *addresses = json_array();
     for (size_t i = 0; i < own->address_count; i++)
         json_array_append_new(addresses, json_string(own->addresses[i]));
-    json_t *document = json_pack("{s:i, s:o}", "node", (int)own->id, "addresses", addresses);
+    json_t *document = json_pack("{s:i, s:o, s:[i, i]}", "node", (int)own->id, "addresses", addresses, "levels",
+                                 (int)MAP_LEVEL_MIN, (int)MAP_LEVEL);
     char *text = document == NULL ? NULL : json_dumps(document, JSON_COMPACT);
     json_decref(document);
     return text;

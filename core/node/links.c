@@ -136,7 +136,8 @@ void links__event(void *arg, const struct fabric_event *event)
         break;
     case FABRIC_MESSAGE: {
         struct node__member *member = fabric_link_context(event->link);
-        if (member != NULL && members__message(self, member, event->data, event->size))
+        if (member != NULL &&
+            (members__message(self, member, event->data, event->size) || self->failed || levels__refused(self, member)))
             break;
         if (member != NULL)
             host_peer_message(self->host, member->id, event->data, event->size);

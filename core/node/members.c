@@ -15,7 +15,7 @@ struct members_greeting {
     uint64_t map_epoch; /* 0: none */
     uint32_t level_min, level_max;
     uint32_t holds_map; /* is fed by the map group's log */
-    uint32_t reserved;
+    uint32_t level;     /* at which the cluster works as far as is known there; 0: not said */
 };
 _Static_assert(sizeof(struct members_greeting) == 24, "frozen layout");
 
@@ -131,6 +131,7 @@ void members__greet(struct node *self, struct node__member *member)
         .level_min = MAP_LEVEL_MIN,
         .level_max = MAP_LEVEL,
         .holds_map = host_group_has(self->host, MAP_GROUP, NULL),
+        .level = map == NULL ? 0 : map->level,
     };
     if (member->link != NULL)
         send_to(self, member, MEMBERS_GREETING, &greeting, sizeof(greeting), NULL, 0);
@@ -176,9 +177,13 @@ static void on_greeting(struct node *self, struct node__member *member, const vo
     memcpy(&greeting, data, sizeof(greeting));
     uint32_t level = map == NULL ? MAP_LEVEL_MIN : map->level;
     if (greeting.level_max < level || greeting.level_min > MAP_LEVEL)
-        LOG_WARN("node", "node %u understands levels %u to %u, the cluster works at level %u: upgrade it", member->id,
-                 greeting.level_min, greeting.level_max, level);
+        LOG_WARN("node",
+                 "node %u understands levels %u to %u, the cluster works at level %u: it is not heard; upgrade it",
+                 member->id, greeting.level_min, greeting.level_max, level);
+    if (greeting.level != 0)
+        levels__heard(self, member, greeting.level);
     member->greeted = true;
+    member->level_max = greeting.level_max;
     member->holds_map = greeting.holds_map != 0;
     member->map_epoch = greeting.map_epoch;
     members__tell(self);

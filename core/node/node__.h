@@ -30,6 +30,7 @@ struct node__member {
     bool known; /* to the map in force, and not gone */
     /* What it said of itself on this link. */
     bool greeted, holds_map;
+    uint32_t level_max;
     uint64_t map_epoch;                                /* that it has, or that was sent to it */
     uint64_t up_at_ns;                                 /* monotonic */
     uint64_t lead_at_ns;                               /* the lead of a shard is not offered to it before */
@@ -61,6 +62,7 @@ struct node__identity {
     uint8_t cluster[16];
     uint16_t id;
     uint64_t incarnation;
+    uint32_t format;                      /* that node.json is written in */
     uint16_t founders[NODE_FOUNDERS_MAX]; /* whom the first start named; none for a node that joined later */
     size_t founder_count;
     char *peers; /* JSON: where the others are, as last known; for a node that does not hold the map itself */
@@ -89,6 +91,7 @@ struct node {
     void *health; /* health.c */
     uint64_t started_ns;
     uint64_t map_epoch_seen;
+    uint32_t level_seen; /* the level that the map had when it was followed last; 0: never */
     uint64_t register_at_ns;
     uint64_t settle_at_ns; /* when to look next whether shards that move have arrived */
     uint64_t lead_at_ns;   /* when to look next whether others should lead what this node leads */
@@ -136,11 +139,22 @@ void members__tell(struct node *self);
 /* A change of the map, from wherever this node stands. */
 void members__change(struct node *self, const char *json, size_t size);
 
+/* levels.c: releases side by side. */
+/* False, and why: this release does not understand the level. */
+bool levels__understood(uint32_t level, char *error, size_t error_size) SLUICE_MUST_CHECK;
+/* Another node says at which level the cluster works. */
+void levels__heard(struct node *self, const struct node__member *member, uint32_t level);
+/* Does it not understand the level at which the cluster works? Then nothing that it says counts. */
+bool levels__refused(const struct node *self, const struct node__member *member);
+void levels__follow_map(struct node *self);
+
 /* data.c: the data directory: who it belongs to, its lock, and the count of starts. */
 enum sluice_status data__open(struct node *self, char *error, size_t error_size) SLUICE_MUST_CHECK;
 void data__close(struct node *self);
 /* Keeps where the others are, so that a start finds them. */
 void data__keep_peers(struct node *self);
+/* node.json says from now on that it has this format, if that is later than the one until now. */
+enum sluice_status data__use_format(struct node *self, uint32_t format) SLUICE_MUST_CHECK;
 /* Path below the data directory; heap. */
 char *data__path(const struct node *self, const char *name);
 

@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include "api/release.h"
 #include "core/rdma/fabric.h"
 #include "core/rdma/ring.h"
 
@@ -70,8 +71,8 @@ struct fabric__source {
 
 #define FABRIC__MAGIC_HELLO   UINT64_C(0x3146454349554c53) /* "SLUICEF1" */
 #define FABRIC__MAGIC_VERDICT UINT64_C(0x3156454349554c53) /* "SLUICEV1" */
-#define FABRIC__VERSION       1u
-#define FABRIC__VERSION_MIN   1u
+#define FABRIC__VERSION       sluice_release.fabric
+#define FABRIC__VERSION_MIN   sluice_release.fabric_min
 
 struct fabric__hello {
     uint64_t magic;

@@ -126,6 +126,8 @@ struct versions *host_group_versions(const struct host *self, uint32_t group);
 void host_peer_add(struct host *self, uint16_t node);
 void host_peer_message(struct host *self, uint16_t from, const void *data, size_t size);
 void host_peer_up(struct host *self, uint16_t node);
+/* The version of the peer protocol that is spoken with it; 0: none yet, or none that both understand. */
+uint8_t host_peer_version(const struct host *self, uint16_t node);
 /* The process of that incarnation: its connection closed, or (`proof`) the operating system says that it has ended. */
 void host_peer_down(struct host *self, uint16_t node, uint64_t incarnation, bool proof);
 

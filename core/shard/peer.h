@@ -3,16 +3,17 @@
 #ifndef SHARD_PEER_H
 #define SHARD_PEER_H
 
+#include "api/release.h"
 #include "core/consensus/paxos.h"
 #include "core/versions/entry.h"
 
 #define PEER_MAGIC   0x5053u /* "SP" */
-#define PEER_VERSION 2u
+#define PEER_VERSION sluice_release.peer
 
 /* A node understands these versions of what follows, says so in its beats, and speaks to each peer in the highest one
  * that both understand; with a peer whose range does not meet this one it does not speak, and says so in its log. Beats
  * are sent in the lowest version, so that two nodes always learn each other's range. */
-#define PEER_VERSION_MIN 2u
+#define PEER_VERSION_MIN sluice_release.peer_min
 
 /* Kinds from PEER_KIND_NODE on are between nodes, not of a shard. */
 enum peer_kind {

@@ -67,6 +67,11 @@ void peers__send(struct host *self, uint16_t node, struct peer_header *header, s
     self->env.send_peer(self->env.arg, node, parts, count);
 }
 
+uint8_t host_peer_version(const struct host *self, uint16_t node)
+{
+    return node >= PAIRS_NODES_MAX || self->peer_version[node] == PEER_SPEECHLESS ? 0 : self->peer_version[node];
+}
+
 /* A beat says what its sender understands. */
 static void agree_on_version(struct host *self, uint16_t from, const struct peer_header *header, const uint8_t *body,
                              size_t size)

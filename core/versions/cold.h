@@ -6,6 +6,7 @@
 
 #include <rocksdb/c.h>
 
+#include "api/release.h"
 #include "core/base/text.h"
 #include "core/versions/entry.h"
 #include "core/versions/versions.h"
@@ -29,10 +30,10 @@
 #define COLD_STAMP_MAGIC 0x31534c53u /* "SLS1" */
 struct cold_stamp {
     uint32_t magic;
-    uint32_t format; /* 1 */
+    uint32_t format; /* of all that stands here: the latest one that anything was written in */
 };
 _Static_assert(sizeof(struct cold_stamp) == 8, "frozen layout");
-#define COLD_FORMAT 1u
+#define COLD_FORMAT release_formats_latest()->store /* that this release reads */
 
 struct cold_state {
     uint32_t crc; /* CRC32C of what follows, and of the group */
@@ -74,6 +75,7 @@ struct cold {
     rocksdb_options_t *options;
     rocksdb_env_t *env; /* in memory; NULL otherwise */
     rocksdb_cache_t *cache;
+    uint32_t format; /* that the store says it has */
     /* A shard's own copy of this struct says what its reads may see. */
     uint64_t until; /* records of later revisions belong to a snapshot that is not whole: they are not there */
     uint64_t gaps;  /* up to here revisions may be missing, beyond it none is */
@@ -82,6 +84,8 @@ struct cold {
 enum sluice_status cold_open(struct cold *self, const struct store_options *options, char *error,
                              size_t error_size) SLUICE_MUST_CHECK;
 void cold_close(struct cold *self);
+/* Says in the store that what follows may be of this format. It is as durable as what follows. */
+enum sluice_status cold_use_format(struct cold *self, uint32_t format) SLUICE_MUST_CHECK;
 /* Logs a RocksDB error, frees it and says what it means. */
 enum sluice_status cold__error(const char *what, char *error);
 

@@ -113,9 +113,26 @@ static rocksdb_options_t *make_options(const struct cold *self, uint32_t blob_by
     return options;
 }
 
+/* In the same table as what follows it: whatever is found of that, the stamp is found too. */
+enum sluice_status cold_use_format(struct cold *self, uint32_t format)
+{
+    const struct cold_stamp stamp = {.magic = COLD_STAMP_MAGIC, .format = format};
+    char *failure = NULL;
+    ASSERT(format <= COLD_FORMAT);
+    if (format <= self->format)
+        return SLUICE_OK;
+    rocksdb_writeoptions_t *write = rocksdb_writeoptions_create();
+    rocksdb_writeoptions_disable_WAL(write, 1);
+    rocksdb_put(self->db, write, "V", 1, (const char *)&stamp, sizeof(stamp), &failure);
+    rocksdb_writeoptions_destroy(write);
+    if (failure != NULL)
+        return cold__error("writing the format", failure);
+    self->format = format;
+    return SLUICE_OK;
+}
+
 static enum sluice_status check_stamp(struct cold *self, char *error, size_t error_size)
 {
-    struct cold_stamp stamp = {.magic = COLD_STAMP_MAGIC, .format = COLD_FORMAT};
     char *failure = NULL;
     size_t size = 0;
     char *found = rocksdb_get(self->db, self->point, "V", 1, &size, &failure);
@@ -123,22 +140,22 @@ static enum sluice_status check_stamp(struct cold *self, char *error, size_t err
         snprintf(error, error_size, "the store cannot be read: %s", failure);
         return cold__error("reading the format", failure);
     }
-    if (found == NULL) {
-        rocksdb_writeoptions_t *write = rocksdb_writeoptions_create();
-        rocksdb_writeoptions_disable_WAL(write, 1);
-        rocksdb_put(self->db, write, "V", 1, (const char *)&stamp, sizeof(stamp), &failure);
-        rocksdb_writeoptions_destroy(write);
-        return failure == NULL ? SLUICE_OK : cold__error("writing the format", failure);
-    }
-    struct cold_stamp before = {0};
-    if (size == sizeof(before))
-        memcpy(&before, found, sizeof(before));
+    if (found == NULL)
+        return cold_use_format(self, release_formats_at(0)->store);
+    struct cold_stamp stamp = {0};
+    if (size == sizeof(stamp))
+        memcpy(&stamp, found, sizeof(stamp));
     rocksdb_free(found);
-    if (size == sizeof(before) && before.magic == stamp.magic && before.format == stamp.format)
+    if (stamp.magic != COLD_STAMP_MAGIC || stamp.format == 0) {
+        snprintf(error, error_size, "the store does not say which format it has");
+        return SLUICE_CORRUPT;
+    }
+    self->format = stamp.format;
+    if (stamp.format <= COLD_FORMAT)
         return SLUICE_OK;
     snprintf(error, error_size, "the store has format %u, this release reads %u; use the release that wrote it",
-             before.format, stamp.format);
-    return size == sizeof(before) && before.magic == stamp.magic ? SLUICE_VERSION : SLUICE_CORRUPT;
+             stamp.format, COLD_FORMAT);
+    return SLUICE_VERSION;
 }
 
 /* RocksDB takes a directory without the file CURRENT for an empty one, and clears away tables that nothing names. */

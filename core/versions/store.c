@@ -59,6 +59,11 @@ static enum sluice_status open_cold(struct store *self, const struct store_optio
     return status;
 }
 
+enum sluice_status store_use_format(struct store *self, uint32_t format)
+{
+    return cold_use_format(&self->cold, format);
+}
+
 enum sluice_status store_open(const struct store_options *options, struct store **out, char *error, size_t error_size)
 {
     enum sluice_status status = SLUICE_MEMORY;

@@ -167,6 +167,8 @@ enum sluice_status store_open(const struct store_options *options, struct store 
 enum sluice_status store_settle(struct store *self) SLUICE_MUST_CHECK;
 /* What was read shows that the store is damaged beyond single entries: the next start sets it aside. */
 void store_condemn(struct store *self);
+/* From now on what is written may be of this format: a release that does not read it refuses the store. Reactor. */
+enum sluice_status store_use_format(struct store *self, uint32_t format) SLUICE_MUST_CHECK;
 /* Does it hold nothing of any group? */
 bool store_empty(const struct store *self);
 /* Waits for the index thread, flushes, closes. All versions must be destroyed before. */

@@ -131,6 +131,7 @@ enum sluice_status wal_open(const struct wal_options *options,
     self->thread = options->thread;
     self->damaged = options->damaged;
     self->known = options->known;
+    atomic_init(&self->format, release_formats_at(0)->log);
     self->completed_fd = -1;
     pthread_mutex_init(&self->mutex, NULL);
     pthread_cond_init(&self->keeper_work, NULL);
@@ -160,6 +161,13 @@ enum sluice_status wal_open(const struct wal_options *options,
     }
     *out = self;
     return SLUICE_OK;
+}
+
+void wal_use_format(struct wal *self, uint32_t format)
+{
+    ASSERT(format <= WAL_FORMAT);
+    if (format > atomic_load(&self->format))
+        atomic_store(&self->format, format);
 }
 
 void wal_close(struct wal *self)

@@ -95,6 +95,8 @@ void wal_close(struct wal *self);
 bool wal_lost(struct wal *self, uint32_t group);
 /* Queues the record that says that the group's replica has been made whole by its peers (or is new here). */
 enum sluice_status wal_mend(struct wal *self, uint32_t group, uint64_t epoch) SLUICE_MUST_CHECK;
+/* From now on batches are written in this format, if it is later than the one until now. Any thread. */
+void wal_use_format(struct wal *self, uint32_t format);
 /* The disk has no room for the next segment. What was submitted waits and is written once there is room; the node
  * should take no further writes. */
 bool wal_full(const struct wal *self);

@@ -65,7 +65,8 @@ struct wal__gathered {
 struct wal {
     struct wal_device device;
     bool thread;
-    uint64_t log; /* identity */
+    uint64_t log;       /* identity */
+    atomic_uint format; /* that batches are written in: the latest one found, until wal_use_format */
 
     /* The reactor's. */
     struct wal__submission *pending; /* appended, not submitted */

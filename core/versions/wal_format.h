@@ -7,6 +7,7 @@
 #ifndef VERSIONS_WAL_FORMAT_H
 #define VERSIONS_WAL_FORMAT_H
 
+#include "api/release.h"
 #include "core/versions/wal.h"
 
 #define WAL_BLOCK_BYTES 4096u
@@ -17,8 +18,8 @@
 /* flags: the batch needs a reader of this format at least. 0: the first one; 1: it may hold WAL__LOST and WAL__WHOLE.
  */
 #define WAL_BATCH_FORMAT(flags) ((flags) >> 24)
-#define WAL_FORMAT              1u
-#define WAL_BATCH_CLOSING       1u /* the last one of a log that was closed in order */
+#define WAL_FORMAT              release_formats_latest()->log /* that this release reads */
+#define WAL_BATCH_CLOSING       1u                            /* the last one of a log that was closed in order */
 
 struct wal_batch_header {
     uint32_t magic;

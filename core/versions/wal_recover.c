@@ -112,6 +112,8 @@ static enum sluice_status header_at(struct recovery *self, struct wal__segment *
         return FAIL(self, SLUICE_VERSION,
                     "segment %016" PRIx64 " has format %u, this release reads %u; use the release that wrote it",
                     segment->number, WAL_BATCH_FORMAT(header->flags), WAL_FORMAT);
+    if (WAL_BATCH_FORMAT(header->flags) > atomic_load(&self->wal->format))
+        atomic_store(&self->wal->format, WAL_BATCH_FORMAT(header->flags));
     if (self->wal->log == 0)
         self->wal->log = header->log;
     if (self->wal->log != header->log)

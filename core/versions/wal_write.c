@@ -112,7 +112,7 @@ static enum sluice_status note_next(struct wal *self, uint64_t number)
         .segment = segment->number,
         .offset = segment->end,
         .record_count = (uint32_t)number,
-        .flags = WAL_BATCH_NEXT | WAL_FORMAT << 24,
+        .flags = WAL_BATCH_NEXT | atomic_load(&self->format) << 24,
     };
     enum sluice_status status = wal_batch_begin(&block);
     if (status == SLUICE_OK)
@@ -195,7 +195,7 @@ static enum sluice_status write_out(struct wal *self, const struct wal__gathered
         .segment = segment->number,
         .offset = segment->end,
         .record_count = gathered->records + gathered->checkpoints,
-        .flags = flags | WAL_FORMAT << 24,
+        .flags = flags | atomic_load(&self->format) << 24,
     };
     status = wal_batch_end(&self->buffer, &header);
     if (status == SLUICE_OK)

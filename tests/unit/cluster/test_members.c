@@ -231,6 +231,39 @@ Test(members, the_level_rises_once_every_node_understands_it, .fini = close_map)
     cr_assert_not_null(strstr(last.words, "level 2"));
 }
 
+/* Every release makes the same map of the same entry: what it understands itself is not asked. */
+Test(members, the_level_follows_from_what_the_nodes_said_whoever_applies_it, .init = open_three, .fini = close_map)
+{
+    static const char *const said = "{\"change\":\"node_register\",\"node\":%d,\"incarnation\":\"2\","
+                                    "\"addresses\":[],\"levels\":[2,%d]}";
+    char text[256];
+    const int levels[] = {MAP_LEVEL + 7, MAP_LEVEL + 5, MAP_LEVEL + 6};
+    for (int i = 0; i < 3; i++) {
+        cr_assert_eq(map->level, 2);
+        snprintf(text, sizeof(text), said, i + 1, levels[i]);
+        cr_assert_eq(apply(text), SLUICE_OK, "%s", last.words);
+    }
+    cr_assert_eq(map->level, MAP_LEVEL + 5, "the lowest of what they understand");
+    cr_assert_eq(change("{\"change\":\"node_add\",\"node\":4,\"levels\":[1,%d]}", MAP_LEVEL), SLUICE_VERSION,
+                 "who asks to be added and is of an older release is told so");
+    cr_assert_eq(change("{\"change\":\"node_add\",\"node\":4,\"levels\":[1,%d]}", MAP_LEVEL + 5), SLUICE_OK);
+}
+
+Test(members, the_level_rises_when_the_last_node_of_an_older_release_is_gone, .init = open_three, .fini = close_map)
+{
+    for (int node = 1; node <= 2; node++)
+        cr_assert_eq(change("{\"change\":\"node_register\",\"node\":%d,\"incarnation\":\"2\",\"addresses\":[],"
+                            "\"levels\":[1,9]}",
+                            node),
+                     SLUICE_OK);
+    cr_assert_eq(map->level, 2);
+    cr_assert_eq(change("{\"change\":\"node_remove\",\"node\":3,\"force\":true}"), SLUICE_OK, "%s", last.words);
+    cr_assert_eq(map->level, 2, "it still holds replicas");
+    settle_all();
+    cr_assert_eq(map_node_find(map, 3)->state, MAP_NODE_GONE);
+    cr_assert_eq(map->level, 9);
+}
+
 Test(members, a_volatile_shard_that_moves_keeps_its_memory_while_any_is_left, .init = open_three, .fini = close_map)
 {
     cr_assert_eq(change("{\"change\":\"pool_begin\",\"prefix\":\"v\",\"policy\":{\"kind\":\"volatile\",\"shards\":1}}"),
