@@ -182,7 +182,7 @@ sim-campaign: $(sim_program) ## run the simulator on ever new seeds for MINUTES=
 	@exec nice $(sim_program) --minutes $(or $(MINUTES),10) $(if $(SEED),,--seed $$(date +%s)000) $(sim_options)
 
 coverage: ## what both simulators reach of core/consensus, core/shard and core/versions (SEEDS=400)
-	@$(MAKE) --no-print-directory MODE=coverage $(addprefix $(BUILD)/coverage/tests/sim/,sim paxos/sim_paxos)
+	@$(MAKE) --no-print-directory MODE=coverage $(addprefix $(BUILD)/coverage/tests/,sim/sim sim/paxos/sim_paxos unit-consensus)
 	@exec nice tests/sim/coverage $(BUILD)/coverage $(or $(SEEDS),400) $(or $(STEPS),20000) $(ARGS)
 
 mutants: ## plant deliberate bugs one by one, and show that the simulators find them (ARGS="--quick NAME...")

@@ -168,7 +168,7 @@ void election__stand(struct step *step)
         self->match_durable = self->match;
     election__leave_for(step, self->ballot);
     self->votes = 0;
-    self->asked = 0;
+    self->asked = self->stalled = 0;
     ask_all(step);
     election__timer(self, step->now, self->options.election_ns);
 }
@@ -380,6 +380,7 @@ static bool adopt(struct step *step, const struct paxos_message *message, uint32
     paxos__note_time(self, entry->time);
     if (chosen) {
         self->match = index;
+        (void)paxos__advance_durable(self);
         paxos__stable(step, index);
     }
     return true;
@@ -405,11 +406,16 @@ void election__promise(struct step *step, const struct paxos_message *message)
     follower->whole_from = message->whole_from;
     follower->defections = message->defections;
     uint64_t next = message->first + taken;
-    if (next > follower->vote_next)
+    bool news = next > follower->vote_next;
+    if (news)
         follower->vote_next = next;
     if (follower->vote_next <= message->last) {
-        ask(step, message->from);
-        election__timer(self, step->now, self->options.election_ns);
+        if (news) {
+            ask(step, message->from);
+            election__timer(self, step->now, self->options.election_ns);
+        } else if (message->entry_count > taken) {
+            self->stalled |= mask; /* the ring is full of what is on its way to the disk */
+        }
         return;
     }
     self->votes |= mask;
@@ -426,6 +432,11 @@ void election__promise(struct step *step, const struct paxos_message *message)
 void election__persisted(struct step *step)
 {
     struct paxos *self = step->self;
+    if (self->role == PAXOS_CANDIDATE && self->stalled != 0 && paxos__advance_durable(self)) {
+        for (uint64_t rest = self->stalled; rest != 0; rest &= rest - 1)
+            ask(step, (uint16_t)__builtin_ctzll(rest));
+        self->stalled = 0;
+    }
     if (self->promised_durable == self->promised || self->promise_sequence > self->sequence_durable)
         return;
     self->promised_durable = self->promised;

@@ -187,8 +187,9 @@ bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *in
          rest &= rest - 1) {
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
         const struct paxos_follower *follower = &self->followers[node];
-        if (follower->acknowledged && (follower->learner || follower->lost) &&
-            can_go_on(self, now & ~paxos_mask(node))) {
+        /* Just added as this very replica, it has not heard of that yet: its latest word is of the time before. */
+        bool learns = follower->learner && paxos_members_instance(&self->members, node) != follower->instance;
+        if (follower->acknowledged && (learns || follower->lost) && can_go_on(self, now & ~paxos_mask(node))) {
             *voters = now & ~paxos_mask(node);
             return true;
         }

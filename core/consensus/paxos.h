@@ -316,6 +316,7 @@ struct paxos {
     uint64_t standing;                                /* ballot asked for in a pre-vote */
     uint64_t released;                                /* the ballot whose leader asked us to stand */
     uint64_t asked, votes;                            /* candidate: masks of nodes */
+    uint64_t stalled;                                 /* of those asked: who has more to tell than there is room for */
     uint64_t promise_sequence;                        /* of the latest PERSIST_PROMISE */
     uint64_t acknowledged;                            /* highest ballot that this process sent an ACCEPTED for */
     uint64_t acknowledged_incarnation;                /* and to which process of its owner */

@@ -43,17 +43,21 @@ uint64_t node_time(struct sim_node *node)
     return hlc_now(&node->hlc, world_realtime(&node->sim->world, &node->clock));
 }
 
-/* A process that stands still takes things in when it goes on. */
-static bool deferred(struct sim_node *node, struct world_event *event)
+static void defer(struct world *world, const struct world_event *event, uint64_t until)
 {
-    struct world *world = &node->sim->world;
-    if (world->now >= node->paused_until)
-        return false;
-    struct world_event *later =
-        world_after(world, node->paused_until - world->now, event->size, event->run, event->arg);
+    uint64_t delay = until - world->now + world_below(world, 10 * NS_PER_US);
+    struct world_event *later = world_after(world, delay, event->size, event->run, event->arg);
     later->a = event->a;
     later->b = event->b;
     memcpy(later->data, event->data, event->size);
+}
+
+/* A process that stands still takes things in when it goes on, in any order. */
+static bool deferred(struct sim_node *node, const struct world_event *event)
+{
+    if (node->sim->world.now >= node->paused_until)
+        return false;
+    defer(&node->sim->world, event, node->paused_until);
     return true;
 }
 
@@ -294,9 +298,16 @@ static void arrive(struct world *world, struct world_event *event)
 {
     struct sim_node *node = event->arg;
     const struct letter *letter = (const void *)event->data;
-    (void)world;
     if (!node->up || deferred(node, event))
         return;
+    if (letter->group != 0) {
+        uint64_t delay =
+            ambush_delay_ns(node->sim, (uint32_t)letter->group, (uint32_t)event->a, node->id, letter->body.paxos.type);
+        if (delay > 0 && delay < UINT64_MAX)
+            defer(world, event, world->now + delay);
+        if (delay > 0)
+            return;
+    }
     if (letter->group == 0)
         arrive_pairs(node, (uint32_t)event->a, &letter->body.pairs);
     else
@@ -572,26 +583,6 @@ static void admitted_again(struct sim_node *node, uint32_t id)
     for (uint64_t index = group->disk.stable + 1; index < group->disk.log.capacity; index++)
         if (log_at(&group->disk.log, index)->value.id != 0 && !log_at(&group->disk.log, index)->forgotten)
             oracle_vote(node->sim, id, node->id, index, log_at(&group->disk.log, index));
-}
-
-/* All that a disk held of a group, or its end: found when it is opened. */
-void node_lose(struct sim_node *node)
-{
-    for (uint32_t id = 1; id <= node->sim->group_count; id++) {
-        struct sim_group *group = &node->groups[id];
-        uint64_t kept = group->disk.stable;
-        group->disk.amnesiac = true;
-        if (world_below(&node->sim->world, 2) == 0) {
-            kept = 0;
-            group->disk.stable = group->disk.promised = 0;
-            group->disk.members = (struct paxos_members){0};
-        } else {
-            kept += world_below(&node->sim->world, 4);
-        }
-        for (uint64_t index = kept + 1; index < group->disk.log.capacity; index++)
-            *log_at(&group->disk.log, index) = (struct accepted){0};
-    }
-    node->sim->figures.losses++;
 }
 
 enum sluice_status node_step(struct sim_node *node, uint32_t group, struct paxos_event *event,

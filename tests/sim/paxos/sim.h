@@ -122,9 +122,25 @@ struct oracle {
     size_t ballot_count, ballot_capacity;
 };
 
+/* An adversary who knows what it waits for (losses.c). */
+enum ambush_phase {
+    AMBUSH_NONE,
+    AMBUSH_SILENT, /* the leader is not heard, and a candidate gets its first vote */
+    AMBUSH_LOST,   /* the voter has forgotten */
+    AMBUSH_ADDED,  /* and belongs to the members again; the witness's leases run out */
+    AMBUSH_ASKED,  /* the witness hears the candidate */
+    AMBUSH_FREE,   /* the candidate goes on */
+};
+struct ambush {
+    enum ambush_phase phase;
+    uint32_t group, leader, candidate, voter, witness;
+    uint64_t since, acknowledged;
+    uint64_t instance; /* of the voter, when it voted */
+};
+
 struct sim_figures {
     uint64_t crashes, partitions, pauses, elections, proposals, closings, leases, messages, admissions;
-    uint64_t changes, transfers, reads, snapshots, losses, compactions;
+    uint64_t changes, transfers, reads, snapshots, losses, compactions, ambushes;
 };
 
 struct sim {
@@ -135,6 +151,8 @@ struct sim {
     uint64_t idle_after_ns;
     uint32_t crash, partition, pause;               /* per million, node and fault tick */
     uint32_t change, transfer, read, compact, lose; /* per million, group and fault tick; lose: of crashes */
+    uint32_t ambushed;                              /* per million and fault tick */
+    struct ambush ambush;
     uint64_t behind_max;
     uint64_t wanted[SIM_GROUPS_MAX + 1]; /* what the map says by now */
     uint64_t began[SIM_GROUPS_MAX + 1];  /* the members that the group began with */
@@ -165,10 +183,15 @@ bool node_can(const struct sim_node *node);
 uint64_t node_now(const struct sim_node *node);
 uint64_t node_time(struct sim_node *node);
 
-/* A process starts after its disk lost entries, or all there was of a group. */
-void node_lose(struct sim_node *node);
 void node_compact(struct sim_node *node, uint32_t group);
 void node_read(struct sim_node *node, uint32_t group);
+
+/* losses.c: a process starts after its disk lost entries, or all there was. */
+void node_lose(struct sim_node *node, bool all);
+bool node_may_lose(const struct sim_node *node);
+void ambush_lay(struct sim *sim, uint32_t group);
+/* For how long what `from` says to `to`, if it stands for leader, is under way yet; UINT64_MAX: it is lost. */
+uint64_t ambush_delay_ns(struct sim *sim, uint32_t group, uint32_t from, uint32_t to, enum paxos_message_type type);
 
 /* oracle.c: each ends the run when it finds a broken promise */
 void oracle_vote(struct sim *sim, uint32_t group, uint32_t node, uint64_t index, const struct accepted *accepted);

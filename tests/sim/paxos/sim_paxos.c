@@ -46,6 +46,19 @@ static void draw_members(void)
     }
 }
 
+/* Five voters, of whom one loses its memory at a time that somebody has chosen; of other faults there are few. */
+static void draw_ambushes(void)
+{
+    sim.node_count = 5;
+    sim.group_count = 1;
+    sim.crash = sim.partition = sim.pause = sim.change = sim.transfer = 0;
+    sim.lose = 1;
+    sim.ambushed = 100000;
+    sim.window = sim.window < 16 ? 16 : sim.window;
+    for (uint32_t group = 1; group <= sim.group_count; group++)
+        sim.wanted[group] = sim.began[group] = some_nodes(5);
+}
+
 static void draw(void)
 {
     static const uint32_t sizes[] = {3, 3, 3, 3, 3, 5, 5, 4, 2, 1, 7};
@@ -85,6 +98,8 @@ static void draw(void)
      * chosen, may then find nobody who can tell: docs/consensus.md.) */
     if (sim.change != 0 && sim.compact == 0 && below(4) == 0)
         sim.change = 1 + (uint32_t)below(300000);
+    if (!sim.memory_only && below(16) == 0)
+        draw_ambushes();
     uint64_t skew = below(300 * NS_PER_MS), drift = below(500);
     for (uint32_t id = 1; id <= sim.node_count; id++)
         sim.nodes[id] = (struct sim_node){
@@ -222,26 +237,11 @@ static void death_is_told(struct world *world, struct world_event *event)
         node_peer_down(node, (uint32_t)event->a, event->b, below(2) == 0);
 }
 
-/* One disk at a time may lose what it held: what then is left holds everything, and is a quorum. */
-static bool may_lose(const struct sim_node *node)
-{
-    for (uint32_t group = 1; group <= sim.group_count; group++) {
-        if (paxos_mask_count(sim.oracles[group].members.voters & sim.wanted[group]) < 3)
-            return false;
-        for (uint32_t id = 1; id <= sim.node_count; id++) {
-            const struct sim_group *held = &sim.nodes[id].groups[group];
-            if (id != node->id && (held->disk.amnesiac || held->paxos.members_highest > held->paxos.stable))
-                return false;
-        }
-    }
-    return true;
-}
-
 static void crash(struct sim_node *node)
 {
     node_crash(node);
-    if (world_fault(&sim.world, sim.lose) && may_lose(node))
-        node_lose(node);
+    if (world_fault(&sim.world, sim.lose) && node_may_lose(node))
+        node_lose(node, below(2) == 0);
     world_after(&sim.world, below(below(2) == 0 ? 50 * NS_PER_MS : 2 * NS_PER_S), 0, restart, node);
     if (below(2) == 0)
         return;
@@ -317,11 +317,13 @@ static void fault_tick(struct world *world, struct world_event *event)
     if (world_fault(world, sim.partition)) {
         cut_links();
         sim.figures.partitions++;
-    } else if (below(50) == 0) {
+    } else if (sim.ambush.phase == AMBUSH_NONE && below(50) == 0) {
         memset(world->cut, 0, sizeof(world->cut));
     }
     for (uint32_t group = 1; group <= sim.group_count; group++)
         group_tick(world, group);
+    if (world_fault(world, sim.ambushed))
+        ambush_lay(&sim, 1 + (uint32_t)below(sim.group_count));
     world_after(world, FAULT_TICK_NS, 0, fault_tick, NULL);
 }
 
@@ -489,7 +491,7 @@ static void run_seed(uint64_t seed, uint64_t steps)
         node_start(&sim.nodes[id]);
     world_after(&sim.world, FAULT_TICK_NS, 0, fault_tick, NULL);
     world_after(&sim.world, 0, 0, work, NULL);
-    while (sim.world.events < steps && world_step(&sim.world))
+    while (sim.world.events < (sim.ambushed == 0 ? steps : 4 * steps) && world_step(&sim.world))
         ;
     heal();
 }
@@ -543,12 +545,12 @@ int main(int argc, char **argv)
     }
     printf("%llu seeds: %llu crashes, %llu partitions, %llu pauses, %llu elections, %llu proposals, %llu closings, "
            "%llu messages, %llu admissions, %llu changes, %llu transfers, %llu reads, %llu snapshots, %llu losses, "
-           "%llu compactions, trace %016llx: no violation\n",
+           "%llu compactions, %llu ambushes, trace %016llx: no violation\n",
            (unsigned long long)seeds, (unsigned long long)total.crashes, (unsigned long long)total.partitions,
            (unsigned long long)total.pauses, (unsigned long long)total.elections, (unsigned long long)total.proposals,
            (unsigned long long)total.closings, (unsigned long long)total.messages, (unsigned long long)total.admissions,
            (unsigned long long)total.changes, (unsigned long long)total.transfers, (unsigned long long)total.reads,
            (unsigned long long)total.snapshots, (unsigned long long)total.losses, (unsigned long long)total.compactions,
-           (unsigned long long)trace);
+           (unsigned long long)total.ambushes, (unsigned long long)trace);
     return 0;
 }

@@ -282,6 +282,57 @@ static void lead_over(uint32_t count)
     cr_assert_eq(self.role, PAXOS_LEADER);
 }
 
+/* An acceptor whose first entry is known chosen, and which holds a full window behind that. */
+static struct paxos_message promise_beyond_the_window(void)
+{
+    struct paxos_message promise = from(3, PAXOS_PROMISE, self.ballot);
+    promise.first = 1;
+    promise.last = WINDOW + 1;
+    promise.entry_count = WINDOW + 1;
+    for (uint32_t i = 0; i <= WINDOW; i++)
+        promise.entries[i] = (struct paxos_message_entry){.ballot = ballot(0, 2), .time = i + 1};
+    promise.entries[0].ballot = UINT64_MAX;
+    return promise;
+}
+
+Test(paxos, a_candidate_asks_for_the_rest_once_its_disk_has_made_room_and_no_sooner)
+{
+    now += 400 * MS;
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_CAMPAIGN}), SLUICE_OK);
+    cr_assert_eq(receive(from(3, PAXOS_PREVOTE_REPLY, self.standing)), SLUICE_OK);
+    struct paxos_message promise = promise_beyond_the_window();
+    cr_assert_eq(receive(promise), SLUICE_OK);
+    cr_assert_eq(self.stable, 1);
+    cr_assert_eq(self.last, WINDOW, "the ring keeps what is not on disk");
+    const struct paxos_message *asked = sent(3, PAXOS_PREPARE);
+    cr_assert_not_null(asked);
+    cr_assert_eq(asked->first, WINDOW + 1);
+    promise.first = WINDOW + 1;
+    promise.entry_count = 1;
+    promise.entries[0] = promise.entries[WINDOW];
+    for (int i = 0; i < 2; i++) {
+        cr_assert_eq(receive(promise), SLUICE_OK);
+        cr_assert_null(sent(3, PAXOS_PREPARE), "to ask again changes nothing");
+    }
+    persist();
+    cr_assert_not_null(sent(3, PAXOS_PREPARE));
+    cr_assert_eq(receive(promise), SLUICE_OK);
+    cr_assert_eq(self.role, PAXOS_LEADER);
+    cr_assert_eq(self.last, WINDOW + 1);
+}
+
+Test(paxos, a_candidate_of_a_volatile_group_waits_for_no_disk)
+{
+    self.options.memory_only = true;
+    now += 400 * MS;
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_CAMPAIGN}), SLUICE_OK);
+    cr_assert_eq(receive(from(3, PAXOS_PREVOTE_REPLY, self.standing)), SLUICE_OK);
+    persist();
+    cr_assert_eq(receive(promise_beyond_the_window()), SLUICE_OK);
+    cr_assert_eq(self.role, PAXOS_LEADER);
+    cr_assert_eq(self.last, WINDOW + 1);
+}
+
 /* A follower that knows the adopted suffix to be chosen stores none of it, and would not know of this ballot. */
 Test(paxos, a_ballot_opens_with_an_entry_that_nobody_can_have_yet)
 {
@@ -562,6 +613,40 @@ Test(members, one_is_added_or_removed_at_a_time_and_alone, .init = open_paxos)
     cr_assert_not_null(effect(PAXOS_EFFECT_MEMBERS));
     cr_assert(paxos_next_members(&self, &voters, &instance));
     cr_assert_eq(voters, 0x1a, "then the old one goes");
+}
+
+Test(members, who_was_just_added_is_not_removed_for_what_it_said_before_it_heard_of_that, .init = open_paxos)
+{
+    uint64_t voters, instance;
+    lead();
+    persist();
+    accepted(2, 1);
+    paxos_set_wanted(&self, 2 | 4 | 8 | 16, NULL);
+    pairs_set_member(&pairs, 4, true);
+    grant(4);
+    struct paxos_message forgotten = from(4, PAXOS_ACCEPTED, self.ballot);
+    forgotten.received = forgotten.persisted = forgotten.last = 1;
+    forgotten.learner = true;
+    forgotten.whole_from = forgotten.instance;
+    cr_assert_eq(receive(forgotten), SLUICE_OK);
+    cr_assert(paxos_next_members(&self, &voters, &instance));
+    cr_assert_eq(voters, 2 | 4 | 8 | 16);
+    const struct paxos_proposal proposal = {
+        .time = paxos_time_floor(&self) + 1, .members = voters, .members_instance = instance};
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1}),
+                 SLUICE_OK);
+    persist();
+    accepted(2, 2);
+    cr_assert_eq(self.members.voters, 2 | 4 | 8 | 16);
+    grant(2);
+    grant(3);
+    accepted(3, 2);
+    cr_assert_not(paxos_next_members(&self, &voters, &instance));
+    forgotten.incarnation = 2;
+    forgotten.instance = process(2);
+    cr_assert_eq(receive(forgotten), SLUICE_OK);
+    cr_assert(paxos_next_members(&self, &voters, &instance), "a later process of it that has forgotten is");
+    cr_assert_eq(voters, 2 | 4 | 8);
 }
 
 /* ---- Handing over, reading, snapshots ---- */
