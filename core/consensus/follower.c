@@ -167,7 +167,7 @@ enum sluice_status follower__installed(struct step *step)
 {
     struct paxos *self = step->self;
     const struct paxos_snapshot *snapshot = step->event->snapshot;
-    if (self->role != PAXOS_FOLLOWER || snapshot->members.voters == 0)
+    if (self->role != PAXOS_FOLLOWER || !members__possible(snapshot->members.voters))
         return SLUICE_INVALID;
     if (snapshot->index <= self->stable)
         return SLUICE_OK;

@@ -39,9 +39,14 @@ uint64_t paxos_members_instance(const struct paxos_members *self, uint16_t node)
     return self->instances[rank_of(self->voters, node)];
 }
 
+bool members__possible(uint64_t voters)
+{
+    return voters != 0 && (voters & 1) == 0 && paxos_mask_count(voters) <= PAXOS_REPLICAS_MAX;
+}
+
 bool members__step(uint64_t from, uint64_t to)
 {
-    return paxos_mask_count(from ^ to) == 1 && to != 0 && (to & 1) == 0 && paxos_mask_count(to) <= PAXOS_REPLICAS_MAX;
+    return paxos_mask_count(from ^ to) == 1 && members__possible(to);
 }
 
 bool members__votes(const struct paxos *self, uint16_t node)

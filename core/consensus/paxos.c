@@ -181,10 +181,12 @@ static bool message_possible(const struct paxos *self, const struct paxos_messag
         return false;
     if (message->first > UINT64_MAX - PAXOS_MESSAGE_ENTRIES_MAX)
         return false;
+    for (uint32_t i = 0; i < message->entry_count; i++)
+        if (message->entries[i].members != 0 && !members__possible(message->entries[i].members))
+            return false;
     switch (message->type) {
     case PAXOS_PREVOTE:
     case PAXOS_PREPARE:
-        return paxos_ballot_node(message->ballot) == message->from && message->entry_count == 0;
     case PAXOS_TRANSFER:
         return paxos_ballot_node(message->ballot) == message->from && message->entry_count == 0;
     case PAXOS_ACCEPT:

@@ -31,6 +31,7 @@ bool paxos__advance_durable(struct paxos *self);
 uint64_t paxos__index_max(const struct paxos *self);
 
 /* members.c */
+bool members__possible(uint64_t voters);
 /* May one set follow the other? */
 bool members__step(uint64_t from, uint64_t to);
 bool members__votes(const struct paxos *self, uint16_t node);

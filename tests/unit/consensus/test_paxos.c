@@ -457,18 +457,6 @@ Test(paxos, time_is_closed_only_up_to_a_ceiling_that_a_quorum_holds)
     cr_assert_eq(paxos_close_time(&self, 10), 4000, "it never goes back");
 }
 
-Test(paxos, messages_that_no_correct_peer_sends_are_refused_and_change_nothing)
-{
-    struct paxos before = self;
-    struct paxos_message bad[] = {from(64, PAXOS_PREVOTE, ballot(1, 64)), from(1, PAXOS_PREVOTE, ballot(1, 1)),
-                                  from(2, PAXOS_PREVOTE, ballot(1, 3)),   from(2, (enum paxos_message_type)77, 1),
-                                  from(2, PAXOS_PROMISE, ballot(1, 3)),   accept(2, 1, 0, 1),
-                                  from(2, PAXOS_ACCEPTED, ballot(1, 2))};
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-        cr_assert_eq(receive(bad[i]), SLUICE_INVALID, "message %zu", i);
-    cr_assert_eq(memcmp(&before, &self, sizeof(self)), 0);
-}
-
 Test(paxos, a_replica_that_lost_its_memory_does_not_vote_and_asks_to_be_admitted_once_it_holds_all)
 {
     self.options.memory_only = self.options.amnesiac = true;
