@@ -8,7 +8,8 @@
 
 #define REGISTER_EVERY_NS (200 * NS_PER_MS)
 #define SETTLE_EVERY_NS   (50 * NS_PER_MS)
-#define SETTLE_REPORT_MAX 256 /* shards in one report */
+#define ERASE_EVERY_NS    (20 * NS_PER_MS) /* a shard at a time, which may wait for the disk */
+#define SETTLE_REPORT_MAX 256              /* shards in one report */
 /* The lead goes to whom the map prefers once that node has been there for a while; a try that failed is not repeated
  * for longer. */
 #define LEAD_EVERY_NS   NS_PER_S
@@ -207,6 +208,8 @@ void groups__follow_map(struct node *self)
         return;
     self->map_epoch_seen = map->epoch;
     self->settle_at_ns = 0;
+    if (!self->erased_left)
+        self->erase_at_ns = 0;
     levels__follow_map(self);
     if (self->failed)
         return;
@@ -229,6 +232,32 @@ void groups__follow_map(struct node *self)
     control__map_changed(self);
     lambdas__map_changed(self);
     members__tell(self);
+}
+
+/* What this node left while it was down is not open, and so nobody's business but this one's. Only a map that knows
+ * this very process says what is left: it is later than any that the process before followed, so whatever that one came
+ * to hold, this map names or has taken away again. A map from the disk, or from a peer that lags, may be from before.
+ */
+static void erase_left(struct node *self, const struct map *map, uint64_t now)
+{
+    const struct map_node *own = map_node_find(map, self->options.id);
+    uint32_t group;
+    self->erase_at_ns = UINT64_MAX; /* until there is another map */
+    if (own == NULL || own->incarnation != self->identity.incarnation)
+        return;
+    while (host_next_left(self->host, self->erase_from, &group)) {
+        const struct map_shard *shard = group == MAP_GROUP ? &map->group : map_shard_find(map, group);
+        self->erase_from = group + 1;
+        if (shard != NULL && map_replica_find(shard, self->options.id) != NULL)
+            continue;
+        LOG_INFO("node", "group=%u was left while this node was down; what is held of it is erased", group);
+        enum sluice_status status = host_erase_left(self->host, group);
+        if (status != SLUICE_OK)
+            node__fail(self, status, "what was left of a shard could not be erased");
+        self->erase_at_ns = now + ERASE_EVERY_NS;
+        return;
+    }
+    self->erased_left = true;
 }
 
 static void bootstrap(struct node *self)
@@ -424,6 +453,8 @@ void groups__settle(struct node *self, uint64_t now)
         return;
     if (now >= self->settle_at_ns)
         report_settled(self, map, now);
+    if (now >= self->erase_at_ns && self->map_epoch_seen == map->epoch)
+        erase_left(self, map, now);
     if (now >= self->lead_at_ns && !atomic_load(&self->handing_over)) {
         struct leading leading = {.node = self, .map = map, .now = now};
         self->lead_at_ns = now + LEAD_EVERY_NS;
@@ -444,7 +475,8 @@ uint64_t groups__next_ns(const struct node *self)
 {
     if (node__map(self) == NULL)
         return UINT64_MAX;
-    return self->settle_at_ns < self->lead_at_ns ? self->settle_at_ns : self->lead_at_ns;
+    uint64_t next = self->settle_at_ns < self->lead_at_ns ? self->settle_at_ns : self->lead_at_ns;
+    return self->erase_at_ns < next ? self->erase_at_ns : next;
 }
 
 struct led {

@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/node/node__.h"
@@ -16,6 +17,7 @@
 #define SPACE_EVERY_NS NS_PER_S
 #define READY_EVERY_NS (500 * NS_PER_MS)
 #define READY_SOON_NS  (10 * NS_PER_MS)
+#define WAIT_LOOK_NS   100000
 /* A clean stop waits so long for others to take the lead, and looks so often whether they have. */
 #define HAND_OVER_NS        (NS_PER_S / 2)
 #define HAND_OVER_LOOK_NS   (2 * NS_PER_MS)
@@ -172,6 +174,15 @@ static uint64_t env_persist_submit(void *arg)
     return wal_submit(self->wal);
 }
 
+static void env_persist_wait(void *arg)
+{
+    struct node *self = arg;
+    enum sluice_status error = SLUICE_OK;
+    uint64_t ticket = wal_submit(self->wal);
+    while (wal_completed(self->wal, &error) < ticket && error == SLUICE_OK && !wal_full(self->wal))
+        nanosleep(&(struct timespec){.tv_nsec = WAIT_LOOK_NS}, NULL);
+}
+
 static bool env_storage_full(void *arg)
 {
     const struct node *self = arg;
@@ -252,6 +263,7 @@ static enum sluice_status open_host(struct node *self)
         .client_pending = links__client_pending,
         .persist = env_persist,
         .persist_submit = env_persist_submit,
+        .persist_wait = env_persist_wait,
         .owns = groups__owns,
         .storage_full = env_storage_full,
         .map_apply = groups__map_apply,

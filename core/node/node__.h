@@ -95,7 +95,10 @@ struct node {
     uint64_t register_at_ns;
     uint64_t settle_at_ns; /* when to look next whether shards that move have arrived */
     uint64_t lead_at_ns;   /* when to look next whether others should lead what this node leads */
-    size_t register_turn;  /* whom a change of the map is sent to next, where this node does not hold it */
+    uint64_t erase_at_ns;  /* when to look next for what was left of shards that this node holds no more */
+    uint32_t erase_from;   /* the first group that was not looked at yet */
+    bool erased_left;
+    size_t register_turn; /* whom a change of the map is sent to next, where this node does not hold it */
     uint64_t space_at_ns;
     uint64_t ready_at_ns;
     uint64_t ticket;

@@ -181,6 +181,12 @@ static bool without_vote(const struct replica *self, const struct host_group *gr
     return group->amnesiac || group->lost || (group->since != 0 && added == 0) || added < lost;
 }
 
+/* What the next replica that this process opens is called; all before it, of earlier processes too, are less. */
+static uint64_t next_instance(const struct host *self)
+{
+    return (self->options.pairs.incarnation << PAXOS_INSTANCE_BITS) + self->opened;
+}
+
 static enum sluice_status open_consensus(struct replica *self, const struct host_group *group,
                                          const struct host__recovered *recovered, uint64_t lost)
 {
@@ -188,7 +194,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
     struct paxos_options options = {
         .node = host->options.pairs.node,
         .epoch = group->epoch,
-        .instance = host->options.pairs.incarnation << PAXOS_INSTANCE_BITS | host->opened++,
+        .instance = next_instance(host),
         .since = group->since,
         .whole_from = lost,
         .replica_count = group->replica_count,
@@ -204,6 +210,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         .seed = random_next(&host->random),
     };
     memcpy(options.replicas, group->replicas, sizeof(options.replicas));
+    host->opened++;
     struct paxos_recovered state = {.promised = recovered == NULL ? 0 : recovered->promised, .members = self->members};
     self->compacted = state.compacted = versions_gaps(self->versions);
     state.stable = versions_applied(self->versions, &state.stable_time);
@@ -373,21 +380,50 @@ fail:
     return status;
 }
 
-/* What this node promised binds it also after it has left the group with all its data: should it come back, a candidate
- * of then may still count that promise as this process's. */
-static enum sluice_status keep_promise(const struct replica *self)
+/* What a node held of a group that it leaves for good. */
+struct left {
+    uint32_t group;
+    bool memory_only;
+    uint64_t epoch, promised;
+    uint64_t since, instance; /* replicas before this instance are void */
+};
+
+/* The data go, and two words stay, which are on the disk before the data are not. What this node promised binds it also
+ * afterwards: should it come back, a candidate of then may still count that promise as this process's. And no replica
+ * until now has a vote any more: a start under a map of before would open one that has forgotten what it acknowledged,
+ * with members that still count on it. */
+static enum sluice_status note_left(struct host *self, const struct left *left)
 {
-    struct host *host = self->host;
-    const struct wal_record record = {
-        .type = WAL_PROMISE, .group = self->group, .epoch = self->epoch, .ballot = self->paxos.promised};
-    if (self->paxos.promised == 0)
-        return SLUICE_OK;
-    struct host__recovered *recovered = recovered_of(host, self->group, true);
+    const struct wal_record forget = {.type = WAL_FORGET, .group = left->group, .epoch = left->epoch};
+    const struct wal_record promise = {
+        .type = WAL_PROMISE, .group = left->group, .epoch = left->epoch, .ballot = left->promised};
+    const struct wal_record lost = {
+        .type = WAL_PROMISE, .group = left->group | LOST_GROUP, .epoch = left->since, .ballot = left->instance};
+    struct host__recovered *recovered = recovered_of(self, left->group, true);
     if (recovered == NULL)
         return SLUICE_MEMORY;
-    recovered->epoch = self->epoch;
-    recovered->promised = self->paxos.promised;
-    return host->env.persist(host->env.arg, &record);
+    group__recovered_clear(recovered);
+    recovered->epoch = left->epoch;
+    recovered->promised = left->promised;
+    enum sluice_status status = SLUICE_OK;
+    if (!left->memory_only) {
+        recovered->lost = left->instance;
+        recovered->lost_since = left->since;
+        status = self->env.persist(self->env.arg, &lost);
+    }
+    if (status == SLUICE_OK)
+        status = self->env.persist(self->env.arg, &forget);
+    if (status == SLUICE_OK && left->promised != 0)
+        status = self->env.persist(self->env.arg, &promise);
+    if (status != SLUICE_OK)
+        return status;
+    self->noted = true;
+    if (!left->memory_only) {
+        host__submit(self);
+        if (self->env.persist_wait != NULL)
+            self->env.persist_wait(self->env.arg);
+    }
+    return SLUICE_OK;
 }
 
 void host_group_remove(struct host *self, uint32_t group, bool erase)
@@ -407,18 +443,62 @@ void host_group_remove(struct host *self, uint32_t group, bool erase)
         if (replica->leading)
             self->env.role(self->env.arg, group, replica->epoch, false);
         if (erase) {
-            const struct wal_record record = {.type = WAL_FORGET, .group = group, .epoch = replica->epoch};
-            enum sluice_status status = versions_erase(replica->versions);
+            const struct left left = {.group = group,
+                                      .memory_only = replica->memory_only,
+                                      .epoch = replica->epoch,
+                                      .promised = replica->paxos.promised,
+                                      .since = replica->paxos.options.since,
+                                      .instance = next_instance(self)};
+            enum sluice_status status = note_left(self, &left);
             if (status == SLUICE_OK)
-                status = self->env.persist(self->env.arg, &record);
-            if (status == SLUICE_OK)
-                status = keep_promise(replica);
+                status = versions_erase(replica->versions);
             if (status != SLUICE_OK)
                 self->env.fatal(self->env.arg, status, "a group could not be erased");
         }
         group__destroy(replica);
         return;
     }
+}
+
+enum sluice_status host_erase_left(struct host *self, uint32_t group)
+{
+    ASSERT(host__replica(self, group) == NULL);
+    const struct host__recovered *recovered = recovered_of(self, group, false);
+    struct left left = {.group = group, .epoch = 1, .instance = next_instance(self)};
+    if (recovered != NULL && recovered->epoch > left.epoch)
+        left.epoch = recovered->epoch;
+    if (recovered != NULL) {
+        left.promised = recovered->promised;
+        left.since = recovered->lost_since;
+    }
+    enum sluice_status status = note_left(self, &left);
+    if (status == SLUICE_OK && self->options.store != NULL)
+        status = store_erase(self->options.store, group);
+    return status;
+}
+
+bool host_next_left(const struct host *self, uint32_t from, uint32_t *group)
+{
+    uint32_t stored;
+    bool found = false;
+    for (const struct host__recovered *item = self->recovered; item != NULL; item = item->next)
+        if (item->group >= from && item->count > 0 && host__replica(self, item->group) == NULL &&
+            (!found || item->group < *group)) {
+            *group = item->group;
+            found = true;
+        }
+    for (uint32_t at = from; self->options.store != NULL && store_next_group(self->options.store, at, &stored);
+         at = stored + 1) {
+        if (found && *group <= stored)
+            break;
+        if (host__replica(self, stored) == NULL) {
+            *group = stored;
+            return true;
+        }
+        if (stored == UINT32_MAX)
+            break;
+    }
+    return found;
 }
 
 void group__tick_all(struct host *self)

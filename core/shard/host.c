@@ -268,9 +268,9 @@ static void note_stable(struct replica *self)
     self->stable_noted = stable;
 }
 
-static void submit(struct host *self)
+void host__submit(struct host *self)
 {
-    bool dirty = self->ceilings_dirty;
+    bool dirty = self->ceilings_dirty || self->noted;
     for (struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next)
         if (replica->dirty) {
             dirty = true;
@@ -278,6 +278,7 @@ static void submit(struct host *self)
         }
     if (!dirty)
         return;
+    self->noted = false;
     uint64_t ticket = self->env.persist_submit(self->env.arg);
     for (struct replica *replica = self->busy; replica != NULL; replica = replica->busy_next)
         if (replica->dirty)
@@ -314,7 +315,7 @@ void host_flush(struct host *self)
         if (replica->repairs != NULL)
             repair__pump(replica, now);
     }
-    submit(self);
+    host__submit(self);
     for (struct replica **at = &self->busy; *at != NULL;) {
         struct replica *replica = *at;
         replica__compact(replica);

@@ -33,6 +33,8 @@ struct host_env {
      * with (0: nothing to do). */
     enum sluice_status (*persist)(void *arg, const struct wal_record *record);
     uint64_t (*persist_submit)(void *arg);
+    /* Waits until what was handed over is on the disk: before the data of a group go. NULL: it is at once. */
+    void (*persist_wait)(void *arg);
     /* Does the shard hold this key by the map in force? */
     bool (*owns)(void *arg, uint32_t shard, const char *key, size_t size);
     bool (*storage_full)(void *arg);
@@ -103,6 +105,11 @@ struct host_group {
 enum sluice_status host_group_add(struct host *self, const struct host_group *group) SLUICE_MUST_CHECK;
 /* Leaves it; `erase` drops its data. Requests in flight are answered STALE_MAP or OUTCOME_UNKNOWN. */
 void host_group_remove(struct host *self, uint32_t group, bool erase);
+/* The disk may hold something of groups that are not here: left by a former process, when the node was down as it left
+ * them. The first one from `from` on; false: none. */
+bool host_next_left(const struct host *self, uint32_t from, uint32_t *group);
+/* Erases it. Only where the map of a later time than that process says that the node has no replica of the group. */
+enum sluice_status host_erase_left(struct host *self, uint32_t group) SLUICE_MUST_CHECK;
 bool host_group_has(const struct host *self, uint32_t group, uint64_t *epoch);
 /* host_group.since of one that is there. */
 uint64_t host_group_since(const struct host *self, uint32_t group);

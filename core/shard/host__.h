@@ -148,6 +148,7 @@ struct host {
     struct replica **table; /* by number */
     uint32_t table_size;
     bool ceilings_dirty;
+    bool noted; /* records of groups that are not here wait to be handed over */
     uint64_t ceiling_sequence;
     struct host__ticket ceiling_tickets[64];
     uint32_t ceiling_ticket_first, ceiling_ticket_count;
@@ -168,6 +169,8 @@ struct host {
 struct replica *host__replica(const struct host *self, uint32_t group);
 /* A round, and what the disk has finished, concern this replica from now on. */
 void host__busy(struct replica *replica);
+/* Hands what was appended for the disk over, and notes who waits for it. */
+void host__submit(struct host *self);
 /* Something was sent to a replica that lags: when the next may be, so that others' work goes first. */
 void host__pace(struct host *self, uint64_t began_ns, uint64_t bytes, uint64_t entries);
 uint64_t host__now(const struct host *self);

@@ -89,6 +89,12 @@ enum sluice_status cold_use_format(struct cold *self, uint32_t format) SLUICE_MU
 /* Logs a RocksDB error, frees it and says what it means. */
 enum sluice_status cold__error(const char *what, char *error);
 
+/* The kinds of keys that belong to a group. */
+#define COLD_KINDS 8
+extern const char cold_kinds[COLD_KINDS];
+/* Where the iterator stands: a key of this kind, and of which group. */
+bool cold__group_at(const rocksdb_iterator_t *iterator, char kind, uint32_t *group);
+
 /* Encodings; each returns the key's size. */
 typedef uint8_t cold_key[COLD_KEY_BYTES_MAX];
 size_t cold__head(cold_key out, char kind, uint32_t group);

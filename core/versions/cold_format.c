@@ -24,6 +24,27 @@ static uint64_t get64(const uint8_t *in)
     return __builtin_bswap64(value);
 }
 
+static uint32_t get32(const void *in)
+{
+    uint32_t value;
+    memcpy(&value, in, sizeof(value));
+    return __builtin_bswap32(value);
+}
+
+const char cold_kinds[COLD_KINDS] = {'D', 'E', 'F', 'I', 'M', 'P', 'R', 'S'};
+
+bool cold__group_at(const rocksdb_iterator_t *iterator, char kind, uint32_t *group)
+{
+    size_t size;
+    if (!rocksdb_iter_valid(iterator))
+        return false;
+    const char *key = rocksdb_iter_key(iterator, &size);
+    if (size < COLD_HEAD_BYTES || key[0] != kind)
+        return false;
+    *group = get32(key + 1);
+    return true;
+}
+
 size_t cold__head(cold_key out, char kind, uint32_t group)
 {
     out[0] = (uint8_t)kind;

@@ -150,6 +150,23 @@ bool store_empty(const struct store *self)
     return !holds;
 }
 
+bool store_next_group(const struct store *self, uint32_t from, uint32_t *group)
+{
+    rocksdb_iterator_t *iterator = rocksdb_create_iterator(self->cold.db, self->cold.walk);
+    bool found = false;
+    for (size_t i = 0; i < COLD_KINDS; i++) {
+        cold_key key;
+        uint32_t number;
+        rocksdb_iter_seek(iterator, (const char *)key, cold__head(key, cold_kinds[i], from));
+        if (cold__group_at(iterator, cold_kinds[i], &number) && (!found || number < *group)) {
+            *group = number;
+            found = true;
+        }
+    }
+    rocksdb_iter_destroy(iterator);
+    return found;
+}
+
 int store_fd(const struct store *self)
 {
     return self->news_fd;
@@ -264,6 +281,12 @@ enum sluice_status store__drain(struct store_group *group)
 enum sluice_status store__erase(struct store_group *group)
 {
     return reach(group->store, group, ITEM_ERASE);
+}
+
+enum sluice_status store_erase(struct store *self, uint32_t group)
+{
+    struct store_group scratch = {.store = self, .group = group};
+    return reach(self, &scratch, ITEM_ERASE);
 }
 
 const struct cold *store__cold(const struct store_group *group)

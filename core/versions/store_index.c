@@ -145,9 +145,8 @@ bool store__write_now(struct store *self, const char *what)
 /* Drops all keys of the group, durably: marked as gone here, and by and by from the disk. */
 static void erase_group(struct store *self, uint32_t group)
 {
-    static const char kinds[] = {'D', 'E', 'F', 'I', 'M', 'P', 'R', 'S'};
-    for (size_t i = 0; i < sizeof(kinds); i++)
-        store__delete_kind(self, kinds[i], group);
+    for (size_t i = 0; i < COLD_KINDS; i++)
+        store__delete_kind(self, cold_kinds[i], group);
     if (!store__write_now(self, "erasing a group"))
         return;
     store__flush_now(self);

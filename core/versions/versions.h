@@ -171,6 +171,10 @@ void store_condemn(struct store *self);
 enum sluice_status store_use_format(struct store *self, uint32_t format) SLUICE_MUST_CHECK;
 /* Does it hold nothing of any group? */
 bool store_empty(const struct store *self);
+/* The first group from `from` on that it holds anything of; false: none. */
+bool store_next_group(const struct store *self, uint32_t from, uint32_t *group);
+/* Erases, durably, what it holds of a group that nobody has opened. */
+enum sluice_status store_erase(struct store *self, uint32_t group) SLUICE_MUST_CHECK;
 /* Waits for the index thread, flushes, closes. All versions must be destroyed before. */
 void store_close(struct store *self);
 /* Readable when store_poll has news. */

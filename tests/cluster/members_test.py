@@ -2,6 +2,7 @@
 """Nodes come, go and are replaced, and all of them are restarted, under load: every acknowledged write is accounted for."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -56,6 +57,10 @@ class Growing(Cluster):
     def wait_settled(self, nodes):
         self.wait_until(lambda: self.settled(nodes), f"shards are not settled on nodes {nodes}")
 
+    def erased(self, node):
+        """The shards of which it erased what it had left while it was down."""
+        return re.findall(r"group=(\d+) was left while this node was down", self.nodes[node].log.read_text())
+
     def held(self):
         """How many replicas of shards each node holds, and how many it is preferred to lead."""
         count = {}
@@ -79,11 +84,27 @@ def test_nodes_come_go_and_are_replaced_under_load_and_no_acknowledged_write_is_
         cluster.wait_for(lambda: cluster.status()["level"] == 2, 20, "the nodes do not agree on a level")
         with Writers(cluster) as writers:
             def grow():
-                for node in (4, 5):
-                    cluster.join(node)
-                    cluster.wait_for(lambda node=node: cluster.membership().get(node) == "up", 20, f"node {node} does not come up")
+                cluster.join(4)
+                cluster.wait_for(lambda: cluster.membership().get(4) == "up", 20, "node 4 does not come up")
+                cluster.wait_settled([1, 2, 3, 4])
+                # It is down while shards leave it, and did not keep the map, so that it never hears of them again.
+                before = cluster.held()[4]
+                cluster.nodes[4].kill()
+                cluster.join(5)
+                cluster.wait_for(lambda: cluster.membership().get(5) == "up", 20, "node 5 does not come up")
+                cluster.wait_until(lambda: not any(shard["moving"] for shard in cluster.status()["shards"]), "shards do not arrive at node 5")
+                left = before - cluster.held()[4]
+                assert left > 0, "no shard left node 4"
+                cluster.nodes[4].start()
+                cluster.wait_for(lambda: len(cluster.erased(4)) == left, 20, f"what node 4 held of {left} shards is not erased")
                 cluster.wait_settled([1, 2, 3, 4, 5])
-            pausing(cluster, writers, "two nodes joined", grow)
+                cluster.nodes[4].kill()
+                cluster.nodes[4].start()
+                cluster.wait_settled([1, 2, 3, 4, 5])
+            pausing(cluster, writers, "two nodes joined, one of them down for a while", grow)
+            cluster.wait_for(lambda: all(node["reachable"] for node in cluster.status()["nodes"]), 20, "node 4 does not come back")
+            erased = cluster.erased(4)
+            assert len(erased) == len(set(erased)), f"{erased}: what was erased is there again"
             held = cluster.held()
             assert max(held.values()) - min(held.values()) <= 1 and len(held) == 5, held
 

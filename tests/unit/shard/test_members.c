@@ -292,3 +292,36 @@ Test(reads, one_node_alone_reads_without_a_lease, .fini = small_close)
     cr_assert_eq(small_get("key", value, sizeof(value)), SLUICE_OK);
     cr_assert_str_eq(value, "value");
 }
+
+static void cut(uint16_t node, bool off)
+{
+    for (uint16_t other = 1; other <= small.count; other++)
+        small.cut[node][other] = small.cut[other][node] = off;
+}
+
+/* A node starts with a map that is older than its leaving: it opens the group as the founder that it was. What it
+ * acknowledged then is gone, and so its vote has to be, or it and another that missed the change would be a quorum of
+ * former days. */
+Test(members, a_replica_that_was_erased_has_no_vote_under_the_members_of_before)
+{
+    start(4, 0xe);
+    small_put("key", "before", 6);
+    uint16_t leader = small_wait_leader(), left = leader == 1 ? 2 : 1, behind = (uint16_t)(6 - leader - left);
+    cut(behind, true);
+    const uint16_t nodes[] = {leader, behind, 4};
+    want(nodes, 3);
+    wanted_mask = UINT64_C(1) << leader | UINT64_C(1) << behind | UINT64_C(1) << 4;
+    cr_assert(small_until(settled, 5000 * SMALL_MS));
+    small_put("key", "after", 5);
+    host_group_remove(small.nodes[left].host, 1, true);
+    small_stop(left);
+    small_start(left);
+    cut(leader, true);
+    cut(4, true);
+    small.cut[behind][left] = small.cut[left][behind] = false;
+    for (int i = 0; i < 5000; i++) {
+        small_run(SMALL_MS);
+        cr_assert_not(small_replica(behind)->leading, "what was acknowledged as \"after\" is lost");
+        cr_assert_not(small_replica(left)->leading);
+    }
+}

@@ -306,6 +306,39 @@ Test(store, groups_are_apart_and_one_can_be_erased)
     twin_remove(path);
 }
 
+Test(store, groups_that_nobody_opened_are_found_and_can_be_erased)
+{
+    char path[64];
+    twin_directory(path);
+    const uint32_t groups[] = {0, 7, 300};
+    uint32_t found = 99;
+    struct store *store = open_store(path);
+    cr_assert_not(store_next_group(store, 0, &found));
+    for (int g = 0; g < 3; g++) {
+        struct versions *versions = open_versions(store, groups[g], EPOCH);
+        for (int i = 0; i < 20; i++)
+            cr_assert_eq(apply_numbered(versions, groups[g], 600), SLUICE_OK);
+        versions_destroy(versions);
+    }
+    store_close(store);
+    store = open_store(path);
+    cr_assert(store_next_group(store, 0, &found) && found == 0);
+    cr_assert(store_next_group(store, 1, &found) && found == 7);
+    cr_assert(store_next_group(store, 8, &found) && found == 300);
+    cr_assert_not(store_next_group(store, 301, &found));
+    cr_assert_eq(store_erase(store, 7), SLUICE_OK);
+    for (int reopened = 0; reopened < 2; reopened++) {
+        cr_assert(store_next_group(store, 1, &found) && found == 300, "%u", found);
+        struct versions *versions = open_versions(store, 300, EPOCH);
+        cr_assert_eq(versions_applied(versions, NULL), 20);
+        versions_destroy(versions);
+        store_close(store);
+        store = open_store(path);
+    }
+    store_close(store);
+    twin_remove(path);
+}
+
 Test(store, a_later_epoch_begins_empty_and_an_earlier_one_is_refused)
 {
     char path[64];
