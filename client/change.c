@@ -5,11 +5,13 @@
 
 #include "client/client__.h"
 
-/* The reply names the map that has the change; an earlier one may have some other change that ours had not seen. */
+/* The reply names the map that has the change; an earlier one may have some other change that ours had not seen. Where
+ * nothing was to be changed it is the one that is here. */
 static void answered(struct ask *ask, const struct reply *reply)
 {
     struct change *self = LIST__OF(ask, struct change, ask);
-    if (reply->status == SLUICE_OK && reply->header != NULL && reply->header->map_epoch > self->epoch)
+    if (reply->status == SLUICE_OK && reply->header != NULL && reply->header->map_epoch >= self->epoch &&
+        reply->header->map_epoch != 0)
         self->epoch = reply->header->map_epoch - 1;
     self->done(ask, reply);
 }

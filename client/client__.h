@@ -489,13 +489,18 @@ void change__deinit(struct change *self);
 /* Has our map taken in what was changed? */
 bool change__shows(const struct change *self);
 
-/* Asks every node of the map the same; one that does not answer within a second is left out. */
+/* Asks every node of the map the same. One that does not answer within a second is left out; where only what is known
+ * by now is wanted (`prompt`), those that answer set the pace for the others. */
 struct gather_node {
     struct ask ask;
     uint16_t node;
     void *json; /* json_t *; NULL: it did not answer */
 };
 struct gather {
+    bool prompt; /* set before the start */
+    struct sluice_client *client;
+    struct timer stragglers;
+    uint64_t started_ns;
     struct gather_node *nodes;
     size_t count, left;
     void (*done)(struct gather *self);

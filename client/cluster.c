@@ -6,14 +6,36 @@
 
 #include "client/client__.h"
 
+#define NODES_MAX 64
+
+/* What a node said of a replica. */
+struct said {
+    uint32_t shard;
+    const json_t *entry;
+};
+
+/* What a node said, and how its word on a shard is found. */
+struct witness {
+    uint16_t node;
+    const struct gather_node *told;
+    struct said *shards; /* by number */
+    size_t count;
+};
+
 struct cluster_job {
     struct job job;
     struct gather gather;
+    struct witness witnesses[NODES_MAX]; /* in the order of the answers */
+    size_t count;
+    const struct witness *by_node[NODES_MAX];
 };
 
 static void cluster_deinit(struct job *job)
 {
-    gather__deinit(&((struct cluster_job *)job)->gather);
+    struct cluster_job *self = (struct cluster_job *)job;
+    for (size_t i = 0; i < self->count; i++)
+        free(self->witnesses[i].shards);
+    gather__deinit(&self->gather);
 }
 
 static uint64_t number_of(const json_t *object, const char *name)
@@ -31,54 +53,92 @@ static json_t *number_text(uint64_t number)
     return json_string(text);
 }
 
-/* What the node says of its replica of a shard (or of the map group); NULL: nothing. */
-static const json_t *replica_entry(const struct gather *gather, uint16_t node, uint32_t shard)
+static int compare_said(const void *a, const void *b)
 {
+    uint32_t left = ((const struct said *)a)->shard, right = ((const struct said *)b)->shard;
+    return (left > right) - (left < right);
+}
+
+static bool hear(struct witness *self, const struct gather_node *told)
+{
+    const json_t *shards = json_object_get(told->json, "shards"), *entry;
     size_t i;
-    const json_t *entry;
-    for (size_t k = 0; k < gather->count; k++) {
-        if (gather->nodes[k].node != node)
-            continue;
-        json_array_foreach(json_object_get(gather->nodes[k].json, "shards"), i, entry)
-        {
-            if (number_of(entry, "id") == shard)
-                return entry;
-        }
+    *self = (struct witness){.node = told->node, .told = told};
+    self->shards = calloc(json_array_size(shards) + 1, sizeof(*self->shards));
+    if (self->shards == NULL)
+        return false;
+    json_array_foreach(shards, i, entry)
+    {
+        self->shards[self->count++] = (struct said){.shard = (uint32_t)number_of(entry, "id"), .entry = entry};
     }
-    return NULL;
+    qsort(self->shards, self->count, sizeof(*self->shards), compare_said);
+    return true;
+}
+
+static bool hear_all(struct cluster_job *self)
+{
+    for (size_t i = 0; i < self->gather.count; i++) {
+        const struct gather_node *told = &self->gather.nodes[i];
+        if (told->node >= NODES_MAX || self->count == NODES_MAX)
+            continue;
+        struct witness *witness = &self->witnesses[self->count];
+        if (!hear(witness, told))
+            return false;
+        self->count++;
+        self->by_node[told->node] = witness;
+    }
+    return true;
+}
+
+/* What the node says of its replica of a shard (or of the map group); NULL: nothing. */
+static const json_t *replica_entry(const struct cluster_job *self, uint16_t node, uint32_t shard)
+{
+    const struct witness *witness = node < NODES_MAX ? self->by_node[node] : NULL;
+    const struct said wanted = {.shard = shard};
+    const struct said *found = witness == NULL || witness->count == 0
+                                   ? NULL
+                                   : bsearch(&wanted, witness->shards, witness->count, sizeof(wanted), compare_said);
+    return found == NULL ? NULL : found->entry;
 }
 
 /* Who leads under the highest ballot, in its own word; a deposed leader that has not heard yet has a lower one. */
-static uint16_t leader_of(const struct gather *gather, uint32_t shard, const json_t **entry)
+static uint16_t leader_of(const struct cluster_job *self, uint32_t shard, const json_t **entry)
 {
     uint64_t highest = 0;
     uint16_t leader = 0;
     *entry = NULL;
-    for (size_t i = 0; i < gather->count; i++) {
-        const json_t *its = replica_entry(gather, gather->nodes[i].node, shard);
+    for (size_t i = 0; i < self->count; i++) {
+        const json_t *its = replica_entry(self, self->witnesses[i].node, shard);
         const char *role = json_string_value(json_object_get(its, "role"));
         uint64_t ballot = number_of(its, "ballot");
         if (role == NULL || strcmp(role, "leader") != 0 || (leader != 0 && ballot <= highest))
             continue;
         highest = ballot;
-        leader = gather->nodes[i].node;
+        leader = self->witnesses[i].node;
         *entry = its;
     }
     return leader;
 }
 
-static json_t *node_json(const struct map_node *node, const struct gather *gather)
+static bool linked(const struct cluster_job *self, uint16_t node)
+{
+    const struct peer *peer = link__peer(self->job.client, node);
+    return peer != NULL && peer->link != NULL;
+}
+
+static json_t *node_json(const struct map_node *node, const struct cluster_job *self)
 {
     static const char *const kept[] = {"uptime_ms", "storage", "peers", "figures", "log"};
     json_t *addresses = json_array();
-    const json_t *told = NULL;
+    const struct witness *witness = node->id < NODES_MAX ? self->by_node[node->id] : NULL;
+    const json_t *told = witness == NULL ? NULL : witness->told->json;
     for (size_t i = 0; i < node->address_count; i++)
         json_array_append_new(addresses, json_string(node->addresses[i]));
-    for (size_t i = 0; i < gather->count; i++)
-        if (gather->nodes[i].node == node->id)
-            told = gather->nodes[i].json;
     json_t *document =
-        json_pack("{s:i, s:s, s:b, s:o, s:o}", "id", (int)node->id, "state", told == NULL ? "unreachable" : "up",
+        json_pack("{s:i, s:s, s:b, s:o, s:o}", "id", (int)node->id, "state",
+                  told != NULL             ? "up"
+                  : linked(self, node->id) ? "silent"
+                                           : "unreachable",
                   "reachable", told != NULL, "addresses", addresses, "incarnation", number_text(node->incarnation));
     json_object_set_new(document, "membership", json_string(map_node_state_name(node->state)));
     json_object_set_new(document, "levels", json_pack("[i, i]", (int)node->level_min, (int)node->level_max));
@@ -132,7 +192,7 @@ static json_t *replica_json(uint16_t node, bool wanted, const json_t *entry, con
 }
 
 /* Replicas that the map wants, that leave, and that only the log knows of. */
-static json_t *replicas_json(const struct map_shard *shard, const struct gather *gather, const json_t *leader)
+static json_t *replicas_json(const struct map_shard *shard, const struct cluster_job *self, const json_t *leader)
 {
     json_t *replicas = json_array();
     uint64_t shown = 0;
@@ -140,7 +200,7 @@ static json_t *replicas_json(const struct map_shard *shard, const struct gather 
         bool wanted = i < shard->replica_count;
         uint16_t node = wanted ? shard->replicas[i].node : shard->leaving[i - shard->replica_count].node;
         shown |= node < 64 ? UINT64_C(1) << node : 0;
-        json_array_append_new(replicas, replica_json(node, wanted, replica_entry(gather, node, shard->id), leader));
+        json_array_append_new(replicas, replica_json(node, wanted, replica_entry(self, node, shard->id), leader));
     }
     size_t i;
     const json_t *id;
@@ -148,20 +208,20 @@ static json_t *replicas_json(const struct map_shard *shard, const struct gather 
     {
         json_int_t node = json_integer_value(id);
         if (node > 0 && node < 64 && (shown >> node & 1) == 0)
-            json_array_append_new(replicas, replica_json((uint16_t)node, false,
-                                                         replica_entry(gather, (uint16_t)node, shard->id), leader));
+            json_array_append_new(
+                replicas, replica_json((uint16_t)node, false, replica_entry(self, (uint16_t)node, shard->id), leader));
     }
     return replicas;
 }
 
-static json_t *shard_json(const struct map *map, const struct map_shard *shard, const struct gather *gather)
+static json_t *shard_json(const struct map *map, const struct map_shard *shard, const struct cluster_job *self)
 {
     const json_t *entry = NULL;
-    uint16_t leader = leader_of(gather, shard->id, &entry);
+    uint16_t leader = leader_of(self, shard->id, &entry);
     json_t *document = json_pack("{s:I, s:s*, s:I, s:i, s:b, s:o}", "id", (json_int_t)shard->id, "pool",
                                  shard->pool < map->pool_count ? map->pools[shard->pool].prefix : NULL, "epoch",
                                  (json_int_t)shard->epoch, "leader", (int)leader, "moving", shard->moving != 0,
-                                 "replicas", replicas_json(shard, gather, entry));
+                                 "replicas", replicas_json(shard, self, entry));
     if (entry != NULL)
         json_object_set_new(document, "stable", number_text(number_of(entry, "stable")));
     return document;
@@ -173,17 +233,21 @@ static void told(struct gather *gather)
     const struct map *map = self->job.client->map;
     const json_t *entry = NULL;
     char cluster[33];
+    if (!hear_all(self)) {
+        job__fail(&self->job, SLUICE_MEMORY, "no memory for the answer");
+        return;
+    }
     json_t *nodes = json_array(), *shards = json_array();
     for (size_t i = 0; i < sizeof(map->cluster); i++)
         snprintf(cluster + 2 * i, 3, "%02x", map->cluster[i]);
     for (size_t i = 0; i < map->node_count; i++)
-        json_array_append_new(nodes, node_json(&map->nodes[i], gather));
+        json_array_append_new(nodes, node_json(&map->nodes[i], self));
     for (size_t i = 0; i < map->shard_count; i++)
-        json_array_append_new(shards, shard_json(map, &map->shards[i], gather));
+        json_array_append_new(shards, shard_json(map, &map->shards[i], self));
     json_t *document =
         json_pack("{s:s, s:I, s:i, s:i, s:o, s:o, s:o}", "cluster", cluster, "map_epoch", (json_int_t)map->epoch,
-                  "level", (int)map->level, "map_leader", (int)leader_of(gather, MAP_GROUP, &entry), "map_group",
-                  shard_json(map, &map->group, gather), "nodes", nodes, "shards", shards);
+                  "level", (int)map->level, "map_leader", (int)leader_of(self, MAP_GROUP, &entry), "map_group",
+                  shard_json(map, &map->group, self), "nodes", nodes, "shards", shards);
     char *text = document == NULL ? NULL : json_dumps(document, JSON_COMPACT);
     json_decref(document);
     if (text == NULL)
@@ -196,6 +260,7 @@ static void told(struct gather *gather)
 static void go(struct job *job)
 {
     struct cluster_job *self = (struct cluster_job *)job;
+    self->gather.prompt = true;
     if (!gather__start(&self->gather, job, WIRE_STATUS, NULL, 0, told))
         job__fail(job, SLUICE_MEMORY, "no memory for the request");
 }

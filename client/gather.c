@@ -5,6 +5,11 @@
 #include "client/client__.h"
 
 #define GATHER_TIMEOUT_NS NS_PER_S
+/* Who is not linked may be in a moment, if it was dialled just now. */
+#define GATHER_DIAL_NS (100 * NS_PER_MS)
+/* Once somebody has answered a prompt question the others have so long, and as often as long as that took. */
+#define PROMPT_NS    (200 * NS_PER_MS)
+#define PROMPT_TIMES 3
 
 static void told(struct ask *ask, const struct reply *reply)
 {
@@ -12,16 +17,35 @@ static void told(struct ask *ask, const struct reply *reply)
     struct gather_node *node = LIST__OF(ask, struct gather_node, ask);
     if (reply->status == SLUICE_OK)
         node->json = json_loadb((const char *)reply->body, reply->body_size, 0, NULL);
-    if (--self->left == 0)
+    if (--self->left == 0) {
+        timer__stop(&self->client->timers, &self->stragglers);
         self->done(self);
+        return;
+    }
+    uint64_t now = clock_monotonic_ns();
+    if (self->prompt && reply->status == SLUICE_OK && !self->stragglers.armed)
+        timer__set(&self->client->timers, &self->stragglers, now + PROMPT_NS + PROMPT_TIMES * (now - self->started_ns));
+}
+
+static void enough(struct timer *timer)
+{
+    struct gather *self = LIST__OF(timer, struct gather, stragglers);
+    for (size_t i = 0; i < self->count; i++)
+        ask__cancel(&self->nodes[i].ask);
+    self->left = 0;
+    self->done(self);
 }
 
 bool gather__start(struct gather *self, struct job *job, enum wire_type type, const void *body, size_t size,
                    void (*done)(struct gather *self))
 {
     const struct map *map = job->client->map;
-    uint64_t deadline = clock_monotonic_ns() + GATHER_TIMEOUT_NS;
+    bool prompt = self->prompt;
     gather__deinit(self);
+    self->prompt = prompt;
+    self->client = job->client;
+    self->stragglers = (struct timer){.fire = enough};
+    self->started_ns = clock_monotonic_ns();
     self->nodes = calloc(map->node_count + 1, sizeof(*self->nodes));
     if (self->nodes == NULL || map->node_count == 0)
         return false;
@@ -35,6 +59,9 @@ bool gather__start(struct gather *self, struct job *job, enum wire_type type, co
         return false;
     for (size_t i = 0; i < self->count; i++) {
         struct gather_node *node = &self->nodes[i];
+        const struct peer *peer = link__peer(job->client, node->node);
+        bool linked = peer != NULL && peer->link != NULL;
+        uint64_t deadline = self->started_ns + (linked || !self->prompt ? GATHER_TIMEOUT_NS : GATHER_DIAL_NS);
         job__ask(job, &node->ask, type, told);
         node->ask.owner = self;
         node->ask.target = ASK_NODE;
@@ -55,6 +82,8 @@ void gather__deinit(struct gather *self)
         ask__cancel(&self->nodes[i].ask);
         json_decref(self->nodes[i].json);
     }
+    if (self->client != NULL)
+        timer__stop(&self->client->timers, &self->stragglers);
     free(self->nodes);
     *self = (struct gather){0};
 }

@@ -454,10 +454,31 @@ static struct map_node *named(struct edit *edit, const char *field)
     return node;
 }
 
+/* What is asked for is so already: the answer, and no new map for it. */
+static enum sluice_status reply_unchanged(struct edit *edit, const struct map_node *node,
+                                          const struct map_node *replaced)
+{
+    enum sluice_status status = reply(edit, node, replaced);
+    map_destroy(edit->next);
+    edit->next = NULL;
+    return status;
+}
+
+static const struct map_node *gone(const struct edit *edit, const char *field)
+{
+    uint64_t id = 0;
+    const struct map_node *node =
+        change__number(json_object_get(edit->document, field), &id) ? node_of(edit->next, id) : NULL;
+    return node != NULL && node->state == MAP_NODE_GONE ? node : NULL;
+}
+
 enum sluice_status membership__remove(struct edit *edit)
 {
     if (!level_reached(edit))
         return SLUICE_OK;
+    /* Whoever asks again, since the first answer was lost, hears of success as well. */
+    if (gone(edit, "node") != NULL)
+        return reply_unchanged(edit, gone(edit, "node"), NULL);
     struct map_node *node = named(edit, "node");
     if (node == NULL)
         return SLUICE_OK;
@@ -477,6 +498,11 @@ enum sluice_status membership__replace(struct edit *edit)
     enum sluice_status status;
     if (!level_reached(edit))
         return SLUICE_OK;
+    uint64_t successor = 0;
+    const struct map_node *before =
+        change__number(json_object_get(edit->document, "new"), &successor) ? node_of(edit->next, successor) : NULL;
+    if (gone(edit, "old") != NULL && before != NULL && before->state != MAP_NODE_GONE)
+        return reply_unchanged(edit, before, gone(edit, "old"));
     const struct map_node *old = named(edit, "old");
     if (old == NULL)
         return SLUICE_OK;

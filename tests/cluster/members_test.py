@@ -113,6 +113,8 @@ def test_nodes_come_go_and_are_replaced_under_load_and_no_acknowledged_write_is_
                 assert answer["node"] == 2 and answer["state"] == "draining", answer
                 cluster.wait_until(lambda: cluster.membership()[2] == "gone", "node 2 does not go")
                 cluster.wait_settled([1, 3, 4, 5])
+                answer = cluster.sluice("remove", 2)
+                assert answer["node"] == 2 and answer["state"] == "gone", f"asking again is no mistake: {answer}"
                 cluster.nodes[2].kill(signal.SIGTERM)
             pausing(cluster, writers, "one node removed", shrink)
 

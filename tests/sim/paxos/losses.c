@@ -1,12 +1,12 @@
-/* Disks that lose what they held, and an adversary who waits for that: random faults seldom meet in the order in which a
- * vote outlives the memory of its voter. */
+/* Disks that lose what they held, and an adversary who waits for that: random faults seldom meet in the order in which
+ * a vote outlives the memory of its voter. */
 #include <stdio.h>
 #include <string.h>
 
 #include "tests/sim/paxos/sim.h"
 
 #define AMBUSH_TICK_NS NS_PER_MS
-#define AMBUSH_NS      (3 * NS_PER_S)   /* whoever does not walk into it by then is left alone */
+#define AMBUSH_NS      (3 * NS_PER_S)    /* whoever does not walk into it by then is left alone */
 #define LEASE_NS       (400 * NS_PER_MS) /* more than any lease and its drift */
 
 /* One disk at a time may lose what it held: what then is left holds everything, and is a quorum. */
@@ -68,12 +68,13 @@ static void enter(struct sim *sim, enum ambush_phase phase)
                sim->ambush.voter, sim->ambush.witness);
 }
 
-/* What becomes of the word of one who stands, or would: for how long it is under way yet, UINT64_MAX where it is lost. */
+/* What becomes of the word of one who stands, or would: for how long it is under way yet, UINT64_MAX where it is lost.
+ */
 uint64_t ambush_delay_ns(struct sim *sim, uint32_t group, uint32_t from, uint32_t to, enum paxos_message_type type)
 {
     struct ambush *self = &sim->ambush;
-    if ((type != PAXOS_PREVOTE && type != PAXOS_PREPARE) ||
-        self->phase == AMBUSH_NONE || self->phase == AMBUSH_FREE || self->group != group || from == self->leader)
+    if ((type != PAXOS_PREVOTE && type != PAXOS_PREPARE) || self->phase == AMBUSH_NONE || self->phase == AMBUSH_FREE ||
+        self->group != group || from == self->leader)
         return 0;
     if (self->phase == AMBUSH_SILENT && self->candidate == 0)
         self->candidate = from;

@@ -49,6 +49,13 @@ void fake_reply(struct fake *node, struct fabric_link *link, const struct wire_h
     send(link, &header, body, size);
 }
 
+void fake_changed(struct fake *node, struct fabric_link *link, const struct wire_header *request, const char *text)
+{
+    struct wire_header header = header_of(node, WIRE_REPLY, request->request_id, strlen(text));
+    header.map_epoch++;
+    send(link, &header, text, strlen(text));
+}
+
 void fake_refuse(struct fake *node, struct fabric_link *link, const struct wire_header *request,
                  enum sluice_status status, const char *text)
 {

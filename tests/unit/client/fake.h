@@ -71,6 +71,8 @@ uint16_t bed_leader(const struct bed *self, uint32_t shard);
 /* Answers. */
 void fake_reply(struct fake *node, struct fabric_link *link, const struct wire_header *request,
                 enum sluice_status status, uint32_t flags, const void *body, size_t size);
+/* To a change of the map: names the map that has it, which comes later. */
+void fake_changed(struct fake *node, struct fabric_link *link, const struct wire_header *request, const char *text);
 void fake_refuse(struct fake *node, struct fabric_link *link, const struct wire_header *request,
                  enum sluice_status status, const char *text);
 void fake_not_leader(struct fake *node, struct fabric_link *link, const struct wire_header *request, uint16_t leader);

@@ -63,7 +63,7 @@ static void answers(struct fake *node, struct fabric_link *link, const struct wi
     case WIRE_CANCEL:
         return;
     case WIRE_MAP_CHANGE:
-        fake_reply(node, link, header, SLUICE_OK, 0, "{\"state\":\"live\"}", 16);
+        fake_changed(node, link, header, "{\"state\":\"live\"}");
         bed_map(node->bed, "", "", 5);
         return;
     case WIRE_STATUS:

@@ -145,6 +145,10 @@ Test(members, who_leaves_keeps_its_replica_until_the_log_has_followed, .init = o
     cr_assert_eq(leaving, 6);
     settle_all();
     cr_assert_eq(state_of(2), MAP_NODE_GONE, "with nothing left it has gone by itself");
+    uint64_t epoch = map->epoch;
+    cr_assert_eq(change("{\"change\":\"node_remove\",\"node\":2}"), SLUICE_OK, "asking again is no mistake");
+    cr_assert_not_null(strstr(last.reply, "\"state\":\"gone\""));
+    cr_assert_eq(map->epoch, epoch, "nor is it a change");
     cr_assert_eq(come(2, 9), SLUICE_NOT_FOUND, "and does not come back as if nothing had been");
 }
 
@@ -176,6 +180,9 @@ Test(members, a_node_that_never_comes_back_is_replaced_with_one_change, .init = 
     cr_assert_eq(held_by(4), 8);
     settle_all();
     cr_assert_eq(state_of(3), MAP_NODE_GONE);
+    cr_assert_eq(change("{\"change\":\"node_replace\",\"old\":3,\"new\":4}"), SLUICE_OK, "asking again is no mistake");
+    cr_assert_not_null(strstr(last.reply, "\"replaces\":3"));
+    cr_assert_eq(change("{\"change\":\"node_replace\",\"old\":3,\"new\":5}"), SLUICE_NOT_FOUND);
 }
 
 Test(members, removing_says_when_replicas_would_be_too_few, .init = open_three, .fini = close_map)

@@ -126,8 +126,8 @@ Test(refusals, of_a_ballot_that_is_not_its_owners)
 
 Test(refusals, of_entries_that_cannot_be)
 {
-    static const enum paxos_message_type without[] = {PAXOS_PREVOTE, PAXOS_PREPARE, PAXOS_TRANSFER,
-                                                      PAXOS_PREVOTE_REPLY, PAXOS_REJECT};
+    static const enum paxos_message_type without[] = {PAXOS_PREVOTE, PAXOS_PREPARE, PAXOS_TRANSFER, PAXOS_PREVOTE_REPLY,
+                                                      PAXOS_REJECT};
     struct paxos_message message;
     for (size_t i = 0; i < sizeof(without) / sizeof(without[0]); i++) {
         message = sane(without[i]);
@@ -211,9 +211,8 @@ Test(refusals, of_events_that_no_caller_may_bring)
     cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_SNAPSHOT_ENDED, .node = PAXOS_NODES_MAX}),
                  SLUICE_INVALID);
     cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_COMPACT, .index = 1}), SLUICE_INVALID);
-    cr_assert_eq(
-        step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1}),
-        SLUICE_NOT_LEADER);
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1}),
+                 SLUICE_NOT_LEADER);
     cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TRANSFER, .node = 2}), SLUICE_NOT_LEADER);
     cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_READ}), SLUICE_NOT_LEADER);
 }
@@ -237,9 +236,8 @@ Test(refusals, of_proposals_that_are_none_too_many_or_impossible)
                                            .proposal_count = PAXOS_MESSAGE_ENTRIES_MAX + 1}),
                  SLUICE_INVALID);
     proposal.members = 2 | 4;
-    cr_assert_eq(
-        step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1}),
-        SLUICE_INVALID, "its ballot is not open yet");
+    cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1}),
+                 SLUICE_INVALID, "its ballot is not open yet");
     cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_TRANSFER, .node = 2}), SLUICE_NOT_LEADER);
 }
 
