@@ -285,9 +285,9 @@ static void say_start(const json_t *json)
     char scratch[CLI_NUMBER_BYTES];
     if (strcmp(cli_member(json, "state", scratch), "joining") == 0)
         printf("node %s may join; start it there:\n"
-               "  sluiced --id %s --data DIRECTORY --listen tcp:0.0.0.0:PORT --peer %s=tcp:ITS-HOST:PORT --join "
+               "  sluiced --id %s --data DIRECTORY --listen tcp:0.0.0.0:PORT --advertise tcp:ITS-HOST:PORT --join "
                "ADDRESS-OF-A-MEMBER\n",
-               cli_member(json, "node", scratch), cli_member(json, "node", scratch), cli_member(json, "node", scratch));
+               cli_member(json, "node", scratch), cli_member(json, "node", scratch));
     else
         printf("node %s is %s\n", cli_member(json, "node", scratch), json_string_value(json_object_get(json, "state")));
 }

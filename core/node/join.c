@@ -50,8 +50,8 @@ static enum sluice_status own_addresses(struct node *self, char *error, size_t e
         bool anywhere = strstr(address, ":0.0.0.0:") != NULL || strstr(address, ":[::]:") != NULL;
         if (anywhere || (size > 2 && strcmp(address + size - 2, ":0") == 0)) {
             snprintf(error, error_size,
-                     "the others cannot reach this node at %s: say with --peer %u=tcp:HOST:PORT where they can",
-                     address, self->options.id);
+                     "the others cannot reach this node at %s: say with --advertise tcp:HOST:PORT where they can",
+                     address);
             return SLUICE_INVALID;
         }
     }

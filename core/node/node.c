@@ -56,6 +56,7 @@ static void free_options(struct node_options *options)
     free((char *)(uintptr_t)options->data_path);
     free((char *)(uintptr_t)options->cluster_name);
     free((char *)(uintptr_t)options->health_address);
+    free((char *)(uintptr_t)options->advertise);
 }
 
 static enum sluice_status copy_options(struct node *self, const struct node_options *options)
@@ -67,6 +68,7 @@ static enum sluice_status copy_options(struct node *self, const struct node_opti
     self->options.data_path = copy_text(given.data_path);
     self->options.cluster_name = copy_text(given.cluster_name);
     self->options.health_address = copy_text(given.health_address);
+    self->options.advertise = copy_text(given.advertise);
     if (self->options.data_path == NULL)
         return SLUICE_MEMORY;
     enum sluice_status status = copy_list(given.listen, given.listen_count, &self->options.listen);
@@ -94,15 +96,52 @@ static int member_order(const void *a, const void *b)
     return left->id - right->id;
 }
 
-/* "2=shm:NAME": the members in the order of their numbers, so that every node has the same list. */
+static bool is_address(const char *text)
+{
+    return strncmp(text, "shm:", 4) == 0 || strncmp(text, "tcp:", 4) == 0;
+}
+
+/* "2=shm:NAME". NULL: it is not. */
+static const char *split_peer(const char *text, unsigned long *id)
+{
+    char *end = NULL;
+    *id = strtoul(text, &end, 10);
+    return end != text && *end == '=' && *id >= 1 && *id < PAIRS_NODES_MAX && is_address(end + 1) ? end + 1 : NULL;
+}
+
+/* Who is given peers and is none of them did not begin the cluster with them: it joins them. So all nodes that there
+ * will ever be can be started with the same list. */
+static enum sluice_status join_peers(struct node *self)
+{
+    const char *addresses[NODE_FOUNDERS_MAX * NODE_ADDRESSES_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < self->options.peer_count; i++) {
+        unsigned long id;
+        const char *address = split_peer(self->options.peers[i], &id);
+        if (id == self->options.id)
+            return SLUICE_OK;
+        if (address != NULL && count < sizeof(addresses) / sizeof(addresses[0]))
+            addresses[count++] = address;
+    }
+    if (self->options.join_count > 0 || count == 0)
+        return SLUICE_OK;
+    free((void *)(uintptr_t)self->options.join);
+    self->options.join = NULL;
+    self->options.join_count = count;
+    return copy_list(addresses, count, &self->options.join);
+}
+
+/* The members in the order of their numbers, so that every node has the same list. */
 static enum sluice_status parse_peers(struct node *self, char *error, size_t error_size)
 {
+    enum sluice_status joins = join_peers(self);
+    if (joins != SLUICE_OK)
+        return joins;
     for (size_t i = 0; i < self->options.peer_count; i++) {
         const char *text = self->options.peers[i];
-        char *end = NULL;
-        unsigned long id = strtoul(text, &end, 10);
-        if (end == text || *end != '=' || id < 1 || id >= PAIRS_NODES_MAX ||
-            (strncmp(end + 1, "shm:", 4) != 0 && strncmp(end + 1, "tcp:", 4) != 0)) {
+        unsigned long id;
+        const char *address = split_peer(text, &id);
+        if (address == NULL) {
             snprintf(error, error_size,
                      "a peer is written ID=ADDRESS with an ID from 1 to %d and an ADDRESS like shm:NAME or "
                      "tcp:HOST:PORT; came: %s",
@@ -118,12 +157,18 @@ static enum sluice_status parse_peers(struct node *self, char *error, size_t err
             snprintf(error, error_size, "node %lu has more than %d addresses", id, NODE_ADDRESSES_MAX);
             return SLUICE_INVALID;
         }
-        enum sluice_status status = members__add_address(member, end + 1);
+        enum sluice_status status = members__add_address(member, address);
         if (status != SLUICE_OK)
             return status;
     }
-    if (members__make(self, self->options.id) == NULL)
+    struct node__member *own = members__make(self, self->options.id);
+    if (own == NULL)
         return SLUICE_MEMORY;
+    if (own->address_count == 0 && self->options.advertise != NULL) {
+        enum sluice_status status = members__add_address(own, self->options.advertise);
+        if (status != SLUICE_OK)
+            return status;
+    }
     qsort(self->members, self->member_count, sizeof(self->members[0]), member_order);
     return SLUICE_OK;
 }
@@ -138,6 +183,11 @@ static enum sluice_status check_options(struct node *self, char *error, size_t e
     if (self->options.listen_count == 0) {
         snprintf(error, error_size,
                  "a node needs an address to listen on, like shm:NAME or tcp:HOST:PORT (set --listen)");
+        return SLUICE_INVALID;
+    }
+    if (self->options.advertise != NULL && !is_address(self->options.advertise)) {
+        snprintf(error, error_size, "others reach a node at an address like tcp:HOST:PORT or shm:NAME; came: %s",
+                 self->options.advertise);
         return SLUICE_INVALID;
     }
     if (self->options.free_percent_min > 90) {

@@ -18,8 +18,8 @@ struct node_options {
     const char *cluster_name;  /* names the cluster at its first start; NULL: "sluice" */
     const char *const *listen; /* fabric addresses to listen on */
     size_t listen_count;
-    const char *const *peers;   /* "2=shm:NAME", "3=tcp:HOST:PORT": all members of the cluster, this node may be among
-                                   them; several addresses by repeating */
+    const char *const *peers;   /* "2=shm:NAME", "3=tcp:HOST:PORT": the nodes that begin the cluster; several addresses
+                                   by repeating. A node that is not among them joins them at its first start */
     size_t peer_count;          /* 0: a cluster of one */
     uint64_t segment_bytes;     /* of the log; 0: 64 MiB */
     uint64_t cache_bytes;       /* versions kept in memory; 0: 256 MiB */
@@ -32,6 +32,7 @@ struct node_options {
     const char *const *join;    /* addresses of members of a running cluster: the first start becomes a node of it. Of
                                    the peers only this node's own is taken then: where the others can reach it */
     size_t join_count;
+    const char *advertise; /* where the others reach this node, unless a peer says so; NULL: where it listens */
 };
 
 /* A program that holds a node calls this before anything else in main: a node starts its own program once more to try

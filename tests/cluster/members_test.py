@@ -13,13 +13,15 @@ from harness import BUILD, Cluster, Process, Writers, run_tests
 class Growing(Cluster):
     """A cluster whose members change. Its gateway is told of the first nodes alone: it learns of the others."""
 
-    def join(self, node, *options):
-        """Starts a node that joins through the first one that runs."""
+    def join(self, node, like_the_founders=False):
+        """Starts a node that joins through the first one that runs; or that is told what the founders were, and is none of them."""
         seed = next(self.addresses[each] for each, process in self.nodes.items() if process.running())
         mark = next(iter(self.addresses.values())).rsplit("-", 1)[0]
+        founders = [part for each in (1, 2, 3) for part in ("--peer", f"{each}={self.addresses[each]}")]
         self.addresses[node] = f"{mark}-{node}"
-        self.nodes[node] = Process(f"node{node}", [BUILD / "sluiced", "--id", node, "--data", self.directory / f"node{node}", "--listen", self.addresses[node],
-                                                   "--join", seed, *options], self.directory / f"node{node}.log").start()
+        how = [*founders, "--advertise", self.addresses[node]] if like_the_founders else ["--join", seed]
+        self.nodes[node] = Process(f"node{node}", [BUILD / "sluiced", "--id", node, "--data", self.directory / f"node{node}", "--listen", self.addresses[node], *how],
+                                   self.directory / f"node{node}.log").start()
 
     def sluice(self, *arguments):
         done = subprocess.run([BUILD / "sluice", "cluster", *map(str, arguments), "--json", "--url", f"http://127.0.0.1:{self.http_port}"],
@@ -90,7 +92,7 @@ def test_nodes_come_go_and_are_replaced_under_load_and_no_acknowledged_write_is_
                 # It is down while shards leave it, and did not keep the map, so that it never hears of them again.
                 before = cluster.held()[4]
                 cluster.nodes[4].kill()
-                cluster.join(5)
+                cluster.join(5, like_the_founders=True)
                 cluster.wait_for(lambda: cluster.membership().get(5) == "up", 20, "node 5 does not come up")
                 cluster.wait_until(lambda: not any(shard["moving"] for shard in cluster.status()["shards"]), "shards do not arrive at node 5")
                 left = before - cluster.held()[4]

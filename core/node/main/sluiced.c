@@ -40,6 +40,7 @@ enum {
     OPTION_INPROCESS,
     OPTION_NAME,
     OPTION_JOIN,
+    OPTION_ADVERTISE,
     OPTION_CATCH_UP
 };
 
@@ -52,11 +53,15 @@ static const struct argp_option options[] = {
     {"listen", 'l', "ADDR", 0, "Listen on ADDR: tcp:HOST:PORT, or shm:NAME for processes of this host; may be repeated",
      0},
     {"peer", 'p', "ID=ADDR", 0,
-     "A member of the cluster and where to reach it; repeat it for each, this node among them", 0},
-    {"join", OPTION_JOIN, "ADDR", 0,
-     "Become a node of the running cluster whose member listens at ADDR; of the peers only this node's own is needed, "
-     "and only where the others reach it elsewhere than it listens; may be repeated. Does nothing once it has joined",
+     "A node that begins the cluster and where to reach it; repeat it for each. A node that is not among them joins "
+     "them at its first start, so that all nodes can be given the same",
      0},
+    {"join", OPTION_JOIN, "ADDR", 0,
+     "Become a node of the running cluster whose member listens at ADDR; may be repeated. Does nothing once it has "
+     "joined",
+     0},
+    {"advertise", OPTION_ADVERTISE, "ADDR", 0,
+     "Where the other nodes and clients reach this one, if it is none of the peers (default: where it listens)", 0},
     {"cluster-name", OPTION_NAME, "NAME", 0, "Names the cluster when it is founded (default: sluice)", 0},
     {"health", OPTION_HEALTH, "HOST:PORT", 0, "Answer /healthz and /readyz there", 0},
     {"cache-bytes", OPTION_CACHE, "N", 0, "Recent versions kept in memory (default: 268435456)", 0},
@@ -77,7 +82,7 @@ static const struct argp_option options[] = {
 
 static const char doc[] = "Runs one core node of a Sluice cluster.\v"
                           "Each option can also be given in the environment, which wins: SLUICE_ID, SLUICE_DATA, "
-                          "SLUICE_LISTEN, SLUICE_PEERS and SLUICE_JOIN (comma separated), "
+                          "SLUICE_LISTEN, SLUICE_PEERS and SLUICE_JOIN (comma separated), SLUICE_ADVERTISE, "
                           "SLUICE_CLUSTER_NAME, SLUICE_HEALTH, SLUICE_CACHE_BYTES, SLUICE_VOLATILE_BYTES, "
                           "SLUICE_SEGMENT_BYTES, SLUICE_FREE_PERCENT, SLUICE_LAMBDA_WORKERS, "
                           "SLUICE_ALLOW_INPROCESS, SLUICE_LOG_LEVEL.\n\n"
@@ -184,6 +189,8 @@ static bool set(struct settings *settings, const char *name, const char *value)
         return append(settings, name, settings->peers, &node->peer_count, value);
     } else if (strcmp(name, "join") == 0) {
         return append(settings, name, settings->join, &node->join_count, value);
+    } else if (strcmp(name, "advertise") == 0) {
+        return (node->advertise = keep(settings, name, value)) != NULL;
     } else if (strcmp(name, "cluster-name") == 0) {
         return (node->cluster_name = keep(settings, name, value)) != NULL;
     } else if (strcmp(name, "health") == 0) {
@@ -248,6 +255,7 @@ static bool from_environment(struct settings *settings)
     } known[] = {{"SLUICE_ID", "id"},
                  {"SLUICE_DATA", "data"},
                  {"SLUICE_CLUSTER_NAME", "cluster-name"},
+                 {"SLUICE_ADVERTISE", "advertise"},
                  {"SLUICE_HEALTH", "health"},
                  {"SLUICE_CACHE_BYTES", "cache-bytes"},
                  {"SLUICE_VOLATILE_BYTES", "volatile-bytes"},

@@ -115,10 +115,23 @@ Test(options, a_node_that_joins_must_be_reachable, .init = open_directory, .fini
     struct node_options options = options_of(4, &listen);
     options.join = &join;
     options.join_count = 1;
-    refused(&options, SLUICE_INVALID, "--peer 4=");
+    refused(&options, SLUICE_INVALID, "--advertise");
+    options.advertise = "example.org:7000";
+    refused(&options, SLUICE_INVALID, "came: example.org:7000");
+    options.advertise = NULL;
     listen = "shm:somewhere";
     join = "nowhere";
     refused(&options, SLUICE_INVALID, "nowhere");
+}
+
+Test(options, who_is_none_of_its_peers_joins_them, .init = open_directory, .fini = close_directory)
+{
+    const char *listen = "tcp:0.0.0.0:7000";
+    const char *peers[] = {"1=tcp:127.0.0.1:1", "2=tcp:127.0.0.1:2"};
+    struct node_options options = options_of(4, &listen);
+    options.peers = peers;
+    options.peer_count = 2;
+    refused(&options, SLUICE_INVALID, "--advertise"); /* a founder would be content */
 }
 
 Test(data, the_directory_belongs_to_one_node, .init = open_directory, .fini = close_directory)

@@ -59,18 +59,23 @@ app.kubernetes.io/component: {{ .component }}
 tcp:{{ $core }}-{{ .ordinal }}.{{ $core }}-headless.{{ .root.Release.Namespace }}.svc:{{ .root.Values.core.ports.fabric }}
 {{- end }}
 
-{{/* 1=tcp:…,2=tcp:…: node numbers are ordinals plus one. */}}
+{{/* 1=tcp:…,2=tcp:…: node numbers are ordinals plus one. The founders alone, whatever the number of replicas: a node that
+     is none of them joins them. */}}
 {{- define "sluice.peers" -}}
+{{- if lt (int .Values.core.replicas) (int .Values.core.founders) }}
+{{- fail (printf "core.replicas is %d, and core.founders %d: nodes that are not started cannot begin the cluster" (int .Values.core.replicas) (int .Values.core.founders)) }}
+{{- end }}
 {{- $peers := list }}
-{{- range $ordinal := until (int .Values.core.replicas) }}
+{{- range $ordinal := until (int .Values.core.founders) }}
 {{- $peers = append $peers (printf "%d=%s" (add1 $ordinal) (include "sluice.address" (dict "root" $ "ordinal" $ordinal))) }}
 {{- end }}
 {{- join "," $peers }}
 {{- end }}
 
+{{/* Where the gateways begin: they learn of all others from these. */}}
 {{- define "sluice.nodes" -}}
 {{- $nodes := list }}
-{{- range $ordinal := until (int .Values.core.replicas) }}
+{{- range $ordinal := until (int .Values.core.founders) }}
 {{- $nodes = append $nodes (include "sluice.address" (dict "root" $ "ordinal" $ordinal)) }}
 {{- end }}
 {{- join "," $nodes }}
