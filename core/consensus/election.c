@@ -53,9 +53,8 @@ static void become_follower(struct step *step, uint16_t leader, uint64_t incarna
         paxos__effect(step, PAXOS_EFFECT_FOLLOWING)->node = leader;
 }
 
-void election__step_down(struct step *step, uint64_t ballot)
+void election__step_down(struct step *step)
 {
-    (void)ballot;
     become_follower(step, 0, 0);
     election__timer(step->self, step->now, step->self->options.election_ns / 2);
 }
@@ -427,6 +426,24 @@ void election__promise(struct step *step, const struct paxos_message *message)
         leader__begin(step);
     else
         ask_all(step);
+}
+
+/* A volatile replica keeps its promises on disk, and the disk may lose them. A candidate may still count one of them,
+ * for as long as it stands, and this replica would accept from a lower ballot meanwhile. So before it counts again it
+ * promises what lies above anything that it can have promised: no candidate is so many elections ahead of the leader
+ * that taught it. That leader has to be elected again, once, above that. */
+#define FORGOTTEN_ROUNDS (UINT64_C(1) << 20)
+
+void election__admit(struct step *step)
+{
+    struct paxos *self = step->self;
+    self->options.amnesiac = false;
+    if (!self->options.forgot)
+        return;
+    self->options.forgot = false;
+    become_follower(step, 0, 0);
+    election__leave_for(step, ((self->highest_seen >> 16) + FORGOTTEN_ROUNDS) << 16);
+    election__timer(self, step->now, self->options.election_ns);
 }
 
 void election__persisted(struct step *step)

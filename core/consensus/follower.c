@@ -131,7 +131,7 @@ void follower__accept(struct step *step, const struct paxos_message *message)
     if (self->members.index != 0 && !members__votes(self, message->from) && message->stable >= self->members.index &&
         members__votes(self, self->options.node)) {
         self->acknowledged = 0;
-        election__step_down(step, 0);
+        election__step_down(step);
     }
 }
 
@@ -149,7 +149,7 @@ void follower__disclaimed(struct step *step, const struct paxos_message *message
         message->transfer != self->promised || message->incarnation < self->leader_incarnation)
         return;
     self->acknowledged = 0;
-    election__step_down(step, 0);
+    election__step_down(step);
 }
 
 void follower__persisted(struct step *step)

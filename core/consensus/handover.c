@@ -29,7 +29,7 @@ static void finish(struct step *step)
         return;
     (void)paxos__send(step, node, PAXOS_TRANSFER, self->ballot);
     self->transfer_to = 0;
-    election__step_down(step, self->ballot);
+    election__step_down(step);
     /* Should the word be lost, this one stands again. */
     election__timer(self, step->now, self->options.election_ns);
 }

@@ -117,7 +117,7 @@ static void commit(struct step *step)
         reads_done(step);
     }
     if (!members__votes(self, self->options.node) && removal_known(self))
-        election__step_down(step, self->ballot); /* the others choose whom they like */
+        election__step_down(step); /* the others choose whom they like */
     else
         handover__progress(step);
     handover__if_unwanted(step);
@@ -280,13 +280,11 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
 void leader__accepted(struct step *step, const struct paxos_message *message)
 {
     struct paxos *self = step->self;
-    if (message->ballot != self->ballot || (self->role != PAXOS_LEADER && self->role != PAXOS_CANDIDATE)) {
+    if (message->ballot != self->ballot || self->role != PAXOS_LEADER) {
         /* Given up. Who says so of a ballot of its own never leads under it again: rounds only rise. */
         paxos__send(step, message->from, PAXOS_REJECT, self->promised)->transfer = message->ballot;
         return;
     }
-    if (self->role != PAXOS_LEADER)
-        return;
     if ((members__audience(self) & paxos_mask(message->from)) == 0)
         return;
     struct paxos_follower *follower = &self->followers[message->from];
@@ -324,7 +322,7 @@ void leader__tick(struct step *step)
     } else if (self->quorum_lost_ns == 0) {
         self->quorum_lost_ns = step->now;
     } else if (step->now - self->quorum_lost_ns >= self->options.election_ns) {
-        election__step_down(step, 0); /* check-quorum: nobody waits for a leader that reaches nobody */
+        election__step_down(step); /* check-quorum: nobody waits for a leader that reaches nobody */
         return;
     }
     handover__progress(step);

@@ -247,7 +247,7 @@ static enum sluice_status receive(struct step *step)
     default:
         follower__disclaimed(step, message);
         if (message->ballot > self->ballot && self->role != PAXOS_FOLLOWER)
-            election__step_down(step, message->ballot);
+            election__step_down(step);
         break;
     }
     return SLUICE_OK;
@@ -285,7 +285,7 @@ enum sluice_status paxos_step(struct paxos *self, const struct paxos_event *even
         return SLUICE_OK;
     case PAXOS_EVENT_ADMIT:
         if (self->options.memory_only)
-            self->options.amnesiac = false;
+            election__admit(&step);
         return SLUICE_OK;
     case PAXOS_EVENT_TRANSFER:
         return handover__begin(&step);

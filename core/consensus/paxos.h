@@ -229,6 +229,8 @@ struct paxos_options {
     uint64_t whole_from;
     bool amnesiac;               /* it may have lost what it acknowledged: a learner until ADMIT (memory_only), or until
                                     it was removed from the members and added again as this process */
+    bool forgot;                 /* memory_only, amnesiac: it may also have promised what it does not know of; see
+                                    election__admit */
     uint64_t election_ns;        /* base of the randomised election time-out, 150 ms */
     uint64_t resend_ns;          /* an unacknowledged suffix is sent again after this, 50 ms */
     uint32_t window;             /* slots: entries that may be unstable at once; a power of two */

@@ -67,8 +67,9 @@ void election__prevote_reply(struct step *step, const struct paxos_message *mess
 void election__prepare(struct step *step, const struct paxos_message *message);
 void election__promise(struct step *step, const struct paxos_message *message);
 void election__persisted(struct step *step);
+void election__admit(struct step *step);
 /* Gives up leading or standing; `ballot` was seen above ours. */
-void election__step_down(struct step *step, uint64_t ballot);
+void election__step_down(struct step *step);
 /* Phase 1a under `standing`. */
 void election__stand(struct step *step);
 /* Moves to a ballot of another node: promised, on disk, and counted as a defection from the former owner. */

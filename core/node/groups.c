@@ -36,12 +36,12 @@ static void set_founders(struct host_group *group, uint64_t founders, const stru
 }
 
 /* After damage the group is told that it has lost something, which its own records then say, in the same batch that
- * ends the log's saying so. */
+ * ends the log's saying so. (A volatile one's do only when it is admitted.) */
 static enum sluice_status add_group(struct node *self, struct host_group *group)
 {
-    group->lost = !group->memory_only && wal_lost(self->wal, group->group);
+    group->lost = wal_lost(self->wal, group->group);
     enum sluice_status status = host_group_add(self->host, group);
-    if (status == SLUICE_OK && group->lost)
+    if (status == SLUICE_OK && group->lost && !(group->memory_only && group->amnesiac))
         status = wal_mend(self->wal, group->group, group->epoch);
     return status;
 }
@@ -147,6 +147,16 @@ static void want(struct node *self, const struct map_shard *shard)
     host_group_want(self->host, shard->id, nodes, (uint32_t)shard->replica_count);
 }
 
+/* The promise that makes good what the log had lost is written before the log says no more that it had. */
+static void admit(struct node *self, const struct map_shard *shard)
+{
+    host_group_admit(self->host, shard->id);
+    enum sluice_status status =
+        wal_lost(self->wal, shard->id) ? wal_mend(self->wal, shard->id, shard->epoch) : SLUICE_OK;
+    if (status != SLUICE_OK)
+        node__fail(self, status, "what the log had lost could not be made good");
+}
+
 static void follow_shard(struct node *self, const struct map *map, const struct map_shard *shard)
 {
     const struct map_replica *own = map_replica_find(shard, self->options.id);
@@ -161,7 +171,7 @@ static void follow_shard(struct node *self, const struct map *map, const struct 
     if (!here)
         join(self, map, shard, own);
     else if (map->pools[shard->pool].kind == MAP_POOL_VOLATILE && own->incarnation == self->identity.incarnation)
-        host_group_admit(self->host, shard->id);
+        admit(self, shard);
     want(self, shard);
 }
 

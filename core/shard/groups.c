@@ -161,12 +161,11 @@ static enum sluice_status note_whole_from(struct replica *self)
 
 enum sluice_status group__note_lost(struct replica *self)
 {
-    if (!self->memory_only)
-        LOG_ERROR(
-            "shard",
-            "group=%u this replica has lost a part of its log; it has no vote until it holds everything again and was "
-            "taken into the members anew",
-            self->group);
+    LOG_ERROR(
+        "shard",
+        "group=%u this replica has lost a part of its log; it has no vote until it holds everything again and was "
+        "taken into the members anew",
+        self->group);
     return note_whole_from(self);
 }
 
@@ -187,8 +186,32 @@ static uint64_t next_instance(const struct host *self)
     return (self->options.pairs.incarnation << PAXOS_INSTANCE_BITS) + self->opened;
 }
 
+/* The highest ballot known to open at or before the newest stable entry; false: the disk does not tell. A vote without
+ * it could bring back what lies below a time that was closed. */
+static bool newest_opened(const struct replica *self, const struct host__recovered *recovered, uint64_t *opened)
+{
+    uint64_t stable = versions_applied(self->versions, NULL);
+    struct entry newest;
+    if (stable == 0)
+        return true;
+    enum sluice_status status = versions_entry(self->versions, stable, &newest);
+    if (status == SLUICE_OK) {
+        *opened = newest.opened;
+        buf_unref(newest.body);
+        return true;
+    }
+    const struct entry *logged = recovered_at(recovered, stable);
+    if (logged != NULL)
+        *opened = logged->opened;
+    else if (status == SLUICE_GONE && self->opened.index == stable)
+        *opened = self->opened.ballot;
+    else
+        return false;
+    return true;
+}
+
 static enum sluice_status open_consensus(struct replica *self, const struct host_group *group,
-                                         const struct host__recovered *recovered, uint64_t lost)
+                                         const struct host__recovered *recovered, uint64_t lost, uint64_t opened)
 {
     struct host *host = self->host;
     struct paxos_options options = {
@@ -201,6 +224,7 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
         .preferred = group->replica_count == 0 ? 0 : group->replicas[0],
         .memory_only = group->memory_only,
         .amnesiac = without_vote(self, group, lost),
+        .forgot = group->memory_only && group->amnesiac && group->lost,
         .election_ns = host->options.election_ns,
         .resend_ns = host->options.resend_ns,
         .window = host->options.window,
@@ -211,18 +235,14 @@ static enum sluice_status open_consensus(struct replica *self, const struct host
     };
     memcpy(options.replicas, group->replicas, sizeof(options.replicas));
     host->opened++;
-    struct paxos_recovered state = {.promised = recovered == NULL ? 0 : recovered->promised, .members = self->members};
+    struct paxos_recovered state = {
+        .promised = recovered == NULL ? 0 : recovered->promised, .stable_opened = opened, .members = self->members};
     self->compacted = state.compacted = versions_gaps(self->versions);
     state.stable = versions_applied(self->versions, &state.stable_time);
     state.last = state.stable;
     while (!group->memory_only && recovered_at(recovered, state.last + 1) != NULL &&
            state.last - state.stable < host->options.window)
         state.last++;
-    struct entry newest;
-    if (state.stable > 0 && versions_entry(self->versions, state.stable, &newest) == SLUICE_OK) {
-        state.stable_opened = newest.opened;
-        buf_unref(newest.body);
-    }
     hlc_merge(&host->clock, state.stable_time);
     enum sluice_status status = paxos_init(&self->paxos, &options, &host->pairs, self->slots, &state, host__now(host));
     if (status != SLUICE_OK)
@@ -351,17 +371,20 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gi
         recovered = NULL;
     for (uint32_t i = 0; i < group->replica_count; i++)
         replica->members.voters |= paxos_mask(group->replicas[i]);
-    status = replica__load_members(replica);
+    status = replica__load_facts(replica);
     if (status == SLUICE_OK)
         status = replay_stable(replica, group->memory_only ? NULL : recovered);
+    uint64_t opened = 0;
+    if (status == SLUICE_OK && !newest_opened(replica, recovered, &opened))
+        known.lost = known.lost || replica->members.voters != paxos_mask(self->options.pairs.node);
     if (status == SLUICE_OK)
-        status = open_consensus(replica, group, recovered, lost);
+        status = open_consensus(replica, group, recovered, lost, opened);
     if (status != SLUICE_OK)
         goto fail;
     /* What the log will say of earlier placements on this node is not said of this one, and not of its next process.
      * That is on disk before any entry is; as long as none is, nothing was acknowledged that could be lost. */
     bool anew = group->since != 0 && replica->paxos.last == 0 && lost_since != group->since;
-    if (group->lost)
+    if (known.lost && !group->memory_only)
         status = group__note_lost(replica);
     else if (anew)
         status = note_whole_from(replica);

@@ -97,7 +97,8 @@ struct host_group {
     /* 0: it is of those that the group began with. Else which placement on this node it is, rising from one to the
      * next: it came later and without a vote, and none that its node had before is its own. */
     uint64_t since;
-    bool lost;                 /* a persistent group whose disk may have lost something: it begins as an amnesiac */
+    bool lost;                 /* the disk may have lost something. A persistent group begins as an amnesiac; of a
+                                  volatile one only promises were there, and host_group_admit makes that good */
     struct versions *versions; /* given: used and destroyed by the host (the simulator keeps one across a crash); NULL:
                                   the host creates it */
 };
@@ -113,6 +114,8 @@ enum sluice_status host_erase_left(struct host *self, uint32_t group) SLUICE_MUS
 bool host_group_has(const struct host *self, uint32_t group, uint64_t *epoch);
 /* host_group.since of one that is there. */
 uint64_t host_group_since(const struct host *self, uint32_t group);
+/* A volatile replica that began as an amnesiac holds everything, and the map says so: it has a vote again. What that
+ * has to write is handed to env.persist before this returns. */
 void host_group_admit(struct host *self, uint32_t group);
 /* The placement that the cluster map wants, told to every replica: whoever leads moves the log's members there, one at
  * a time. None: leave the members as they are. */

@@ -67,6 +67,12 @@ struct host__ticket {
     uint64_t sequence;
 };
 
+/* The highest ballot known to open at or before the entry at `index`. Entries say so themselves, but a snapshot may
+ * have left that one out. */
+struct host__opened {
+    uint64_t index, ballot;
+};
+
 struct replica {
     struct host *host;
     struct replica *next;
@@ -110,6 +116,7 @@ struct replica {
     uint64_t rounds_done;               /* of asking a quorum, in this leadership */
     bool stepped;                       /* in this round: perhaps the members can move on */
     struct paxos_members members;       /* as of what is applied; kept as a fact */
+    struct host__opened opened;         /* at the end of the latest snapshot; kept as a fact */
 };
 
 /* What the segments held of a group that was not added yet. */
@@ -207,13 +214,16 @@ enum sluice_status replica__apply(struct replica *self, const struct entry *entr
 /* Applies a members entry over what was before; the result is kept with the versions. */
 enum sluice_status replica__members_apply(struct versions *versions, struct paxos_members *members,
                                           const struct entry *entry) SLUICE_MUST_CHECK;
-/* The fact that keeps them. It is borrowed from `self`. */
+/* The facts that keep them, and what a snapshot that ends here says of the ballot. Values are borrowed. */
 struct versions_fact replica__members_fact(const struct replica *self);
+struct versions_fact replica__opened_fact(const struct host__opened *opened);
 bool replica__is_members_fact(struct slice name);
+/* One of these two: the rest are the state machine's. */
+bool replica__is_own_fact(struct slice name);
 /* Lets go of old entries that made no version, some steps at a time. */
 void replica__compact(struct replica *self);
-/* The members that were kept with the versions. */
-enum sluice_status replica__load_members(struct replica *self);
+/* What was kept of these with the versions. */
+enum sluice_status replica__load_facts(struct replica *self);
 void replica__tick(struct replica *self);
 /* What was held up to `index` to be applied was applied otherwise. */
 void replica__forget_until(struct replica *self, uint64_t index);

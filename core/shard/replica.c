@@ -193,12 +193,20 @@ static void answer_pending(struct replica *self, const struct entry *entry, cons
 }
 
 #define MEMBERS_FACT "V"
+#define OPENED_FACT  "O"
 
-static void find_members(void *arg, struct slice name, struct slice value)
+static bool is_named(struct slice name, const char *letter)
+{
+    return name.size == 1 && memcmp(name.data, letter, 1) == 0;
+}
+
+static void find_own(void *arg, struct slice name, struct slice value)
 {
     struct replica *self = arg;
-    if (replica__is_members_fact(name) && value.size == sizeof(self->members))
+    if (is_named(name, MEMBERS_FACT) && value.size == sizeof(self->members))
         memcpy(&self->members, value.data, sizeof(self->members));
+    if (is_named(name, OPENED_FACT) && value.size == sizeof(self->opened))
+        memcpy(&self->opened, value.data, sizeof(self->opened));
 }
 
 struct versions_fact replica__members_fact(const struct replica *self)
@@ -206,14 +214,24 @@ struct versions_fact replica__members_fact(const struct replica *self)
     return (struct versions_fact){.name = {MEMBERS_FACT, 1}, .value = {&self->members, sizeof(self->members)}};
 }
 
-bool replica__is_members_fact(struct slice name)
+struct versions_fact replica__opened_fact(const struct host__opened *opened)
 {
-    return name.size == 1 && memcmp(name.data, MEMBERS_FACT, 1) == 0;
+    return (struct versions_fact){.name = {OPENED_FACT, 1}, .value = {opened, sizeof(*opened)}};
 }
 
-enum sluice_status replica__load_members(struct replica *self)
+bool replica__is_members_fact(struct slice name)
 {
-    return versions_facts(self->versions, find_members, self);
+    return is_named(name, MEMBERS_FACT);
+}
+
+bool replica__is_own_fact(struct slice name)
+{
+    return is_named(name, MEMBERS_FACT) || is_named(name, OPENED_FACT);
+}
+
+enum sluice_status replica__load_facts(struct replica *self)
+{
+    return versions_facts(self->versions, find_own, self);
 }
 
 enum sluice_status replica__members_apply(struct versions *versions, struct paxos_members *members,

@@ -250,7 +250,7 @@ static void gather_fact(void *arg, struct slice name, struct slice value)
 
 static void gather_other_fact(void *arg, struct slice name, struct slice value)
 {
-    if (!replica__is_members_fact(name))
+    if (!replica__is_own_fact(name))
         gather_fact(arg, name, value);
 }
 
@@ -272,8 +272,10 @@ static enum sluice_status begin_second_lap(struct replica *self, struct host__se
     }
     if (status == SLUICE_OK)
         status = versions_facts(self->versions, gather_other_fact, &gathering);
-    const struct versions_fact members = replica__members_fact(self);
+    const struct host__opened at_end = {sending->end, sending->opened};
+    const struct versions_fact members = replica__members_fact(self), opened = replica__opened_fact(&at_end);
     gather_fact(&gathering, members.name, members.value);
+    gather_fact(&gathering, opened.name, opened.value);
     if (status == SLUICE_OK && gathering.status == SLUICE_OK && sending->facts.size > PEER_FACTS_BYTES_MAX)
         status = SLUICE_TOO_LARGE;
     return status != SLUICE_OK ? status : gathering.status;

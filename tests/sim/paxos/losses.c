@@ -14,7 +14,8 @@ bool node_may_lose(const struct sim_node *node)
 {
     const struct sim *sim = node->sim;
     for (uint32_t group = 1; group <= sim->group_count; group++) {
-        if (paxos_mask_count(sim->oracles[group].members.voters & sim->wanted[group]) < 3)
+        uint64_t voters = sim->oracles[group].members.voters;
+        if (paxos_mask_count(sim->wanted[group] == 0 ? voters : voters & sim->wanted[group]) < 3)
             return false;
         for (uint32_t id = 1; id <= sim->node_count; id++) {
             const struct sim_group *held = &sim->nodes[id].groups[group];
@@ -117,6 +118,8 @@ static bool silenced(struct sim *sim)
 static bool knows(struct sim *sim, uint32_t node)
 {
     const struct paxos_members *members = &held(sim, node)->paxos.members;
+    if (sim->memory_only)
+        return !held(sim, sim->ambush.voter)->paxos.options.amnesiac;
     uint16_t voter = (uint16_t)sim->ambush.voter;
     return (members->voters & paxos_mask(voter)) != 0 && paxos_members_instance(members, voter) > sim->ambush.instance;
 }

@@ -118,6 +118,8 @@ static void record_durable(void *arg, const void *data)
     case RECORD_PROMISE:
         if (record->ballot > group->disk.promised)
             group->disk.promised = record->ballot;
+        if (node->sim->memory_only && paxos_ballot_node(record->ballot) == 0)
+            group->disk.amnesiac = false; /* above all that was lost */
         break;
     case RECORD_ENTRY: {
         const struct accepted entry = {.ballot = record->ballot, .value = record->value};
@@ -402,12 +404,13 @@ static void admit(struct world *world, struct world_event *event)
         return;
     struct sim_group *group = &node->groups[event->a];
     struct paxos_event step = {.type = PAXOS_EVENT_ADMIT};
+    /* From now on what it holds counts, unless it promises more in the same step: then what it accepts next does. */
+    uint64_t counts = group->paxos.options.amnesiac && !group->paxos.options.forgot ? group->paxos.match : 0;
     if (group->paxos.options.amnesiac)
         node->sim->figures.admissions++;
     (void)world;
     (void)node_step(node, (uint32_t)event->a, &step, NULL);
-    /* From now on what it holds counts. */
-    for (uint64_t index = 1; index <= group->paxos.match; index++)
+    for (uint64_t index = 1; index <= counts; index++)
         oracle_vote(node->sim, (uint32_t)event->a, node->id, index, log_at(&group->log, index));
     node_settle(node);
 }
@@ -668,6 +671,7 @@ static void group_start(struct sim_node *node, uint32_t id)
         .epoch = 1,
         .memory_only = sim->memory_only,
         .amnesiac = sim->memory_only ? node->incarnation > 1 : group->disk.amnesiac,
+        .forgot = sim->memory_only && group->disk.amnesiac,
         .behind_max = sim->behind_max,
         .election_ns = 150 * NS_PER_MS,
         .resend_ns = 50 * NS_PER_MS,

@@ -64,7 +64,7 @@ struct sim_group {
         struct sim_log log;
         uint64_t promised, stable;
         struct paxos_members members;
-        bool amnesiac; /* it has lost what it had acknowledged */
+        bool amnesiac; /* it has lost what it had acknowledged; of a volatile group, what it had promised */
     } disk;
 };
 

@@ -55,8 +55,8 @@ static void draw_ambushes(void)
     sim.lose = 1;
     sim.ambushed = 100000;
     sim.window = sim.window < 16 ? 16 : sim.window;
-    for (uint32_t group = 1; group <= sim.group_count; group++)
-        sim.wanted[group] = sim.began[group] = some_nodes(5);
+    sim.began[1] = some_nodes(5);
+    sim.wanted[1] = sim.memory_only ? 0 : sim.began[1];
 }
 
 static void draw(void)
@@ -98,7 +98,9 @@ static void draw(void)
      * chosen, may then find nobody who can tell: docs/consensus.md.) */
     if (sim.change != 0 && sim.compact == 0 && below(4) == 0)
         sim.change = 1 + (uint32_t)below(300000);
-    if (!sim.memory_only && below(16) == 0)
+    if (sim.memory_only && sim.node_count >= 3 && below(2) == 0)
+        sim.lose = 1 + (uint32_t)below(400000);
+    if (below(16) == 0)
         draw_ambushes();
     uint64_t skew = below(300 * NS_PER_MS), drift = below(500);
     for (uint32_t id = 1; id <= sim.node_count; id++)
@@ -188,6 +190,20 @@ static void work(struct world *world, struct world_event *event)
 
 /* ---- Faults ---- */
 
+/* A volatile group keeps its word while a quorum of processes survives, and no more is asked of it. */
+static bool may_crash(void)
+{
+    for (uint32_t group = 1; sim.memory_only && group <= sim.group_count; group++) {
+        uint64_t voters = sim.oracles[group].members.voters, whole = 0;
+        for (uint32_t id = 1; id <= sim.node_count; id++)
+            if (sim.nodes[id].up && !sim.nodes[id].groups[group].paxos.options.amnesiac)
+                whole |= paxos_mask((uint16_t)id);
+        if (paxos_mask_count(voters & whole) <= quorum_size(paxos_mask_count(voters)))
+            return false;
+    }
+    return true;
+}
+
 static void crash(struct sim_node *node);
 
 /* Who leads a group in which somebody has forgotten what it had promised is to end: does anybody count on that one now?
@@ -195,7 +211,7 @@ static void crash(struct sim_node *node);
 static void strike(struct world *world, struct world_event *event)
 {
     (void)world;
-    for (uint32_t id = 1; id <= sim.node_count && !sim.world.calm; id++)
+    for (uint32_t id = 1; id <= sim.node_count && !sim.world.calm && may_crash(); id++)
         if (sim.nodes[id].up && sim.nodes[id].groups[event->a].paxos.role == PAXOS_LEADER) {
             crash(&sim.nodes[id]);
             return;
@@ -212,20 +228,6 @@ static void restart(struct world *world, struct world_event *event)
     for (uint32_t group = 1; group <= sim.group_count; group++)
         if (node->groups[group].disk.amnesiac && below(2) == 0)
             world_after(&sim.world, below(40 * NS_PER_MS), 0, strike, NULL)->a = group;
-}
-
-/* A volatile group keeps its word while a quorum of processes survives, and no more is asked of it. */
-static bool may_crash(void)
-{
-    for (uint32_t group = 1; sim.memory_only && group <= sim.group_count; group++) {
-        uint64_t voters = sim.oracles[group].members.voters, whole = 0;
-        for (uint32_t id = 1; id <= sim.node_count; id++)
-            if (sim.nodes[id].up && !sim.nodes[id].groups[group].paxos.options.amnesiac)
-                whole |= paxos_mask((uint16_t)id);
-        if (paxos_mask_count(voters & whole) <= quorum_size(paxos_mask_count(voters)))
-            return false;
-    }
-    return true;
 }
 
 static void death_is_told(struct world *world, struct world_event *event)

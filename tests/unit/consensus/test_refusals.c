@@ -2,54 +2,9 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "core/consensus/paxos.h"
-
-#define MS     UINT64_C(1000000)
-#define WINDOW 16u
-
-static const struct pairs_options pairs_options = {.node = 1,
-                                                   .incarnation = 1,
-                                                   .lease_ns = 60 * MS,
-                                                   .beat_ns = 20 * MS,
-                                                   .idle_lease_ns = 300 * MS,
-                                                   .idle_beat_ns = 100 * MS,
-                                                   .idle_after_ns = 1000 * MS};
-static const struct paxos_options options = {.node = 1,
-                                             .epoch = 1,
-                                             .replicas = {1, 2, 3},
-                                             .replica_count = 3,
-                                             .preferred = 1,
-                                             .election_ns = 150 * MS,
-                                             .resend_ns = 50 * MS,
-                                             .window = WINDOW,
-                                             .seed = 1};
-static struct pairs pairs;
-static struct paxos self;
-static struct paxos_slot slots[WINDOW];
-static struct paxos_effects effects;
-
-static void open_paxos(void)
-{
-    const struct paxos_recovered nothing = {0};
-    pairs_init(&pairs, &pairs_options, 0, 0);
-    pairs_set_member(&pairs, 2, true);
-    pairs_set_member(&pairs, 3, true);
-    memset(slots, 0, sizeof(slots));
-    cr_assert_eq(paxos_init(&self, &options, &pairs, slots, &nothing, 1000 * MS), SLUICE_OK);
-}
+#include "tests/unit/consensus/one.h"
 
 TestSuite(refusals, .init = open_paxos);
-
-static enum sluice_status step(struct paxos_event event)
-{
-    event.now_ns = event.time = 1000 * MS;
-    return paxos_step(&self, &event, &effects);
-}
-
-static uint64_t ballot(uint64_t round, uint16_t node)
-{
-    return round << 16 | node;
-}
 
 /* A message as node 2 would send it. */
 static struct paxos_message sane(enum paxos_message_type type)
@@ -171,6 +126,7 @@ Test(refusals, a_message_of_another_epoch_is_not_heard)
 
 static enum sluice_status opened(struct paxos_options group, struct paxos_recovered recovered)
 {
+    static struct paxos_slot slots[WINDOW];
     struct paxos other;
     return paxos_init(&other, &group, &pairs, slots, &recovered, 0);
 }
@@ -178,6 +134,7 @@ static enum sluice_status opened(struct paxos_options group, struct paxos_recove
 Test(refusals, of_options_and_logs_that_make_no_group)
 {
     const struct paxos_recovered nothing = {0};
+    const struct paxos_options options = self.options;
     struct paxos_options wrong = options;
     wrong.node = 0;
     cr_assert_eq(opened(wrong, nothing), SLUICE_INVALID);
