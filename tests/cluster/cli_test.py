@@ -451,9 +451,8 @@ with open(os.environ["RECORD"], "a") as record:
 print("\\x1b[31mhello from", sys.argv[2], file=sys.stderr, flush=True)
 if os.environ.get("FAIL") == sys.argv[2]:
     sys.exit(64)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-while True:
-    signal.pause()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # one that comes between a look and a pause would be slept over
+signal.sigwait({signal.SIGTERM})
 """
 GATEWAY = """#!/usr/bin/env python3
 import http.server, json, os, signal, sys
@@ -461,7 +460,8 @@ with open(os.environ["RECORD"], "a") as record:
     record.write(json.dumps([os.path.basename(sys.argv[0]), os.getpid(), sys.argv[1:], {}]) + "\\n")
 class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200 if self.path == "/readyz" else 404)
+        # Not before the node that is to fail has done so.
+        self.send_response(404 if self.path != "/readyz" else 503 if "FAIL" in os.environ else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
     def log_message(self, *_):
