@@ -88,6 +88,27 @@ static void show_nodes(const json_t *nodes)
     cli_table_print(&table);
 }
 
+/* While releases are mixed: who understands more than the cluster does yet. */
+static void show_rollout(const json_t *json)
+{
+    json_int_t level = json_integer_value(json_object_get(json, "level"));
+    struct bytes ahead = {0};
+    char scratch[CLI_NUMBER_BYTES];
+    size_t i;
+    const json_t *node;
+    json_array_foreach(json_object_get(json, "nodes"), i, node)
+    {
+        if (json_integer_value(json_array_get(json_object_get(node, "levels"), 1)) > level && level > 0)
+            cli_must_status(bytes_printf(&ahead, "%s%s", ahead.size > 0 ? ", " : "", cli_member(node, "id", scratch)));
+    }
+    if (ahead.size > 0)
+        printf("\nThe cluster works at level %lld, and rises once all nodes are of the release of: %s. Until then "
+               "these can "
+               "go back to the one before.\n",
+               (long long)level, cli_text(&ahead));
+    bytes_free(&ahead);
+}
+
 /* What is worth saying of a replica beside its node: nothing where it is a wanted member that keeps up. */
 static void replica_notes(const json_t *replica, struct bytes *out)
 {
@@ -180,6 +201,7 @@ static int cluster_show(int argc, char **argv)
         cli_print_json(json);
     } else if (code == CLI_OK) {
         show_nodes(json_object_get(json, "nodes"));
+        show_rollout(json);
         putchar('\n');
         show_shards(json_object_get(json, "shards"));
     }

@@ -415,6 +415,15 @@ def test_cluster_shows_who_learns_and_who_leaves():
         check(server.sluice("cluster"), 0, "1, 4 (learner, 7 behind), 2 (unreachable, leaving)")
 
 
+def test_cluster_says_how_far_a_rollout_is():
+    def nodes(*levels):
+        return {"level": 2, "nodes": [{"id": number, "state": "up", "levels": [1, level]} for number, level in enumerate(levels, 1)], "shards": []}
+    with Server(answer(nodes(3, 2, 3))) as server:
+        check(server.sluice("cluster"), 0, "works at level 2, and rises once all nodes are of the release of: 1, 3.")
+    with Server(answer(nodes(2, 2, 2))) as server:
+        assert b"level" not in check(server.sluice("cluster"), 0).stdout
+
+
 def test_cluster_changes_its_members():
     def sent(reply, *arguments, out=None, status=200):
         with Server(answer(reply, status)) as server:
