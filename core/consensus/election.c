@@ -337,14 +337,14 @@ static bool extend(struct step *step, uint64_t index, uint32_t source, uint64_t 
 /* Takes over what an acceptor reported at `index`. Reporting a value under a higher ballot than one has accepted
  * oneself is safe: that ballot's leader did propose it, and if any lower ballot had chosen another value, that leader
  * would have proposed the other ("Paxos Made Simple", 2.2). */
-static bool adopt(struct step *step, const struct paxos_message *message, uint32_t i)
+static bool adopt(struct step *step, const struct paxos_message *message, uint32_t i, uint64_t index_max)
 {
     struct paxos *self = step->self;
     const struct paxos_message_entry *entry = &message->entries[i];
     uint64_t index = message->first + i;
     if (index <= self->stable)
         return true;
-    if (index > self->last + 1 || index > paxos__index_max(self))
+    if (index > self->last + 1 || index > index_max)
         return false;
     struct paxos_slot *slot = paxos__slot(self, index);
     bool chosen = entry->ballot == UINT64_MAX && index == self->stable + 1 && self->match == self->stable;
@@ -395,8 +395,10 @@ void election__promise(struct step *step, const struct paxos_message *message)
         return;
     if (message->first > follower->vote_next)
         return;
+    /* What becomes stable in this step makes room only after it: a run is stored before any of it is applied. */
+    uint64_t index_max = paxos__index_max(self);
     uint32_t taken = 0, room = PAXOS_EFFECTS_MAX - 24;
-    while (taken < message->entry_count && step->effects->count < room && adopt(step, message, taken))
+    while (taken < message->entry_count && step->effects->count < room && adopt(step, message, taken, index_max))
         taken++;
     if (message->ceiling > self->time_floor)
         self->time_floor = message->ceiling;

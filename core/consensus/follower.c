@@ -177,9 +177,9 @@ enum sluice_status follower__installed(struct step *step)
     if (snapshot->opened > self->stable_opened)
         self->stable_opened = snapshot->opened;
     self->members = snapshot->members;
-    /* Added as this very process; who has lost everything does not know what the members were before. */
-    if (!self->options.memory_only &&
-        paxos_members_instance(&self->members, self->options.node) == self->options.instance)
+    /* Added after the loss; who has lost everything does not know what the members were before. */
+    if (!self->options.memory_only && members__votes(self, self->options.node) &&
+        paxos_members_instance(&self->members, self->options.node) >= self->options.whole_from)
         self->options.amnesiac = false;
     if (self->last < self->stable)
         self->last = self->stable;

@@ -248,7 +248,7 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
          * less for now; but its log must reach as far as it was acknowledged. And a loss is made good by no restart:
          * what a voter had lost, or was told that it had, its next process has lost as well. */
         bool shortened = follower->acknowledged && message->last < follower->match;
-        bool had_lost = members__votes(self, message->from) && (follower->lost || follower->learner);
+        bool had_lost = members__lacks(self, message->from);
         follower->lost = (shortened || had_lost) && !self->options.memory_only;
         follower->match = follower->received = follower->read = 0;
         follower->defections = 0;
@@ -257,6 +257,7 @@ static void note_acknowledgement(struct paxos *self, struct paxos_follower *foll
     follower->instance = message->instance;
     follower->acknowledged = true;
     follower->learner = message->learner;
+    follower->whole_from = message->whole_from;
     if (message->learner)
         follower->lost = false; /* it says so itself, until it is added anew */
     follower->stable = newcomer || message->stable > follower->stable ? message->stable : follower->stable;

@@ -86,8 +86,9 @@ void members__stable(struct step *step, uint64_t index)
     const struct paxos_slot *slot = paxos__slot(self, index);
     uint64_t own = paxos_mask(self->options.node), was = self->members.voters;
     paxos_members_apply(&self->members, slot->members, slot->members_instance, index);
-    /* Added again as this very process: what a former one may have promised has no weight any more. */
-    if ((was & own) == 0 && (slot->members & own) != 0 && slot->members_instance == self->options.instance &&
+    /* Added again, as a replica that came after the loss: what one before it may have promised has no weight any more.
+     */
+    if ((was & own) == 0 && (slot->members & own) != 0 && slot->members_instance >= self->options.whole_from &&
         !self->options.memory_only)
         self->options.amnesiac = false;
     if (self->role == PAXOS_LEADER)
@@ -157,6 +158,13 @@ uint64_t members__audience(const struct paxos *self)
     return (self->members.voters | paxos_learners(self) | self->leaving) & ~paxos_mask(self->options.node);
 }
 
+bool members__lacks(const struct paxos *self, uint16_t node)
+{
+    const struct paxos_follower *follower = &self->followers[node];
+    bool since_added = follower->learner && follower->whole_from > paxos_members_instance(&self->members, node);
+    return members__votes(self, node) && (follower->lost || since_added);
+}
+
 static bool keeps_up(const struct paxos *self, uint16_t node)
 {
     const struct paxos_follower *follower = &self->followers[node];
@@ -192,9 +200,7 @@ bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *in
          rest &= rest - 1) {
         uint16_t node = (uint16_t)__builtin_ctzll(rest);
         const struct paxos_follower *follower = &self->followers[node];
-        /* Just added as this very replica, it has not heard of that yet: its latest word is of the time before. */
-        bool learns = follower->learner && paxos_members_instance(&self->members, node) != follower->instance;
-        if (follower->acknowledged && (learns || follower->lost) && can_go_on(self, now & ~paxos_mask(node))) {
+        if (follower->acknowledged && members__lacks(self, node) && can_go_on(self, now & ~paxos_mask(node))) {
             *voters = now & ~paxos_mask(node);
             return true;
         }

@@ -228,7 +228,7 @@ struct paxos_options {
     /* amnesiac: the instance from which on this node's replicas have forgotten nothing; 0: this one. */
     uint64_t whole_from;
     bool amnesiac;               /* it may have lost what it acknowledged: a learner until ADMIT (memory_only), or until
-                                    it was removed from the members and added again as this process */
+                                    it was removed from the members and added again as a replica since whole_from */
     bool forgot;                 /* memory_only, amnesiac: it may also have promised what it does not know of; see
                                     election__admit */
     uint64_t election_ns;        /* base of the randomised election time-out, 150 ms */

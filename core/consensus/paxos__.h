@@ -35,6 +35,9 @@ bool members__possible(uint64_t voters);
 /* May one set follow the other? */
 bool members__step(uint64_t from, uint64_t to);
 bool members__votes(const struct paxos *self, uint16_t node);
+/* Leader: has the voter lost what it acknowledged, by its latest word or ours? Not one that was added after its loss:
+ * its latest word may be of the time before it heard of that. */
+bool members__lacks(const struct paxos *self, uint16_t node);
 /* Who decides on the entry at `end`. */
 void members__governing(const struct paxos *self, uint64_t end, struct paxos_members *out);
 /* The slot at `index` was written. */

@@ -175,8 +175,9 @@ static bool without_vote(const struct replica *self, const struct host_group *gr
     uint64_t added = paxos_members_instance(&self->members, self->host->options.pairs.node);
     if (group->memory_only)
         return group->amnesiac;
+    /* No member, by what it knows: the log may yet tell that it became one, and as which replica. */
     if (added == UINT64_MAX)
-        return false; /* no member: once it is added, that is for this process or a later one */
+        return group->amnesiac || group->lost || lost != 0;
     return group->amnesiac || group->lost || (group->since != 0 && added == 0) || added < lost;
 }
 

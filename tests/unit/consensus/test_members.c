@@ -164,6 +164,14 @@ Test(members, who_was_just_added_is_not_removed_for_what_it_said_before_it_heard
     cr_assert_not(paxos_next_members(&self, &voters, &instance));
     forgotten.incarnation = 2;
     forgotten.instance = process(2);
+    forgotten.learner = false;
+    forgotten.received = forgotten.persisted = forgotten.last = 2;
+    cr_assert_eq(receive(forgotten), SLUICE_OK);
+    cr_assert_not(self.followers[4].lost, "what its former process had lost it was added without");
+    cr_assert_not(paxos_next_members(&self, &voters, &instance));
+    forgotten.learner = true;
+    forgotten.incarnation = 3;
+    forgotten.instance = forgotten.whole_from = process(3);
     cr_assert_eq(receive(forgotten), SLUICE_OK);
     cr_assert(paxos_next_members(&self, &voters, &instance), "a later process of it that has forgotten is");
     cr_assert_eq(voters, 2 | 4 | 8);

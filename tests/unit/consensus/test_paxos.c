@@ -225,7 +225,14 @@ Test(paxos, a_candidate_of_a_volatile_group_waits_for_no_disk)
     cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_CAMPAIGN}), SLUICE_OK);
     cr_assert_eq(receive(from(3, PAXOS_PREVOTE_REPLY, self.standing)), SLUICE_OK);
     persist();
-    cr_assert_eq(receive(promise_beyond_the_window()), SLUICE_OK);
+    struct paxos_message promise = promise_beyond_the_window();
+    cr_assert_eq(receive(promise), SLUICE_OK);
+    cr_assert_eq(self.last, WINDOW, "the ring holds no more in one step");
+    cr_assert_not_null(sent(3, PAXOS_PREPARE));
+    promise.first = WINDOW + 1;
+    promise.entry_count = 1;
+    promise.entries[0] = promise.entries[WINDOW];
+    cr_assert_eq(receive(promise), SLUICE_OK);
     cr_assert_eq(self.role, PAXOS_LEADER);
     cr_assert_eq(self.last, WINDOW + 1);
 }
@@ -268,6 +275,7 @@ static void acknowledge_as(uint64_t incarnation, uint64_t last, bool learner)
     message.instance = process(incarnation);
     message.last = message.received = message.persisted = last;
     message.learner = learner;
+    message.whole_from = learner ? message.instance : 0;
     cr_assert_eq(receive(message), SLUICE_OK);
 }
 
