@@ -400,6 +400,11 @@ static void hand_over(struct call *self)
         rpc_fail(&self->rpc, SLUICE_UNAVAILABLE, "the client has given the call up");
         return;
     }
+    if (self->rpc.deadline_ns <= clock_monotonic_ns()) {
+        rpc_fail(&self->rpc, SLUICE_DEADLINE,
+                 "the deadline had passed before the request was here; nothing was applied");
+        return;
+    }
     self->handed = true;
     rpc__attend(&self->rpc, RPC_ATTEND_START);
 }

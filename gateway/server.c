@@ -244,6 +244,25 @@ static enum MHD_Result on_headers(struct request *request, const char *method, c
     return MHD_YES;
 }
 
+/* A time-out that the client asked for counts from its request's head on, for it has waited since. (The default is the
+ * store's and counts from when the whole request is there: a large body on a slow line is no fault.) */
+static bool in_time(struct request *request)
+{
+    uint64_t waited_ms = (clock_monotonic_ns() - request->started_ns) / NS_PER_MS;
+    if (request->call.timeout_ms == 0)
+        return true;
+    if (waited_ms >= request->call.timeout_ms) {
+        reply__problem(
+            request, SLUICE_DEADLINE,
+            "Sluice-Timeout, %u ms, had passed before the whole request was here, after %llu ms; nothing was "
+            "applied",
+            request->call.timeout_ms, (unsigned long long)waited_ms);
+        return false;
+    }
+    request->call.timeout_ms -= (uint32_t)waited_ms;
+    return true;
+}
+
 static enum MHD_Result on_complete(struct request *request)
 {
     request->stage = STAGE_RUNNING;
@@ -254,7 +273,8 @@ static enum MHD_Result on_complete(struct request *request)
     if (request->held != NULL) {
         queue_held(request);
     } else {
-        request->operation->run(request);
+        if (in_time(request))
+            request->operation->run(request);
         if (!request->replied) {
             MHD_suspend_connection(request->connection);
             request->suspended = true;

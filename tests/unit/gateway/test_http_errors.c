@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/unit/gateway/http_client.h"
 
@@ -188,6 +189,21 @@ Test(http_errors, readiness_follows_the_cluster)
 Test(http_errors, a_refused_upload_is_422_in_the_loaders_words)
 {
     EXPECT(&server, 422, "POST", "/v1/lambdas?name=a", NULL, "no ELF");
+}
+
+Test(http_errors, a_timeout_counts_from_the_head_of_the_request)
+{
+    struct answer answer;
+    int fd = http_connect(&server);
+    http_send_text(fd,
+                   "PUT /v1/objects/late HTTP/1.1\r\nHost: localhost\r\nSluice-Timeout: 20ms\r\nContent-Length: 4\r\n\r\nab");
+    usleep(60000);
+    http_send_text(fd, "cd");
+    http_read(fd, false, &answer);
+    cr_expect(answer.status == 504, "%d", answer.status);
+    answer_free(&answer);
+    close(fd);
+    EXPECT(&server, 404, "GET", "/v1/objects/late", NULL, NULL);
 }
 
 Test(http_errors, a_watch_that_does_not_reach_the_store_is_503)
