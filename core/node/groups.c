@@ -8,7 +8,7 @@
 
 #define REGISTER_EVERY_NS (200 * NS_PER_MS)
 #define SETTLE_EVERY_NS   (50 * NS_PER_MS)
-#define ERASE_EVERY_NS    (20 * NS_PER_MS) /* a shard at a time, which may wait for the disk */
+#define ERASE_EVERY_NS    (50 * NS_PER_MS) /* a shard at a time, which may wait for the disk */
 #define SETTLE_REPORT_MAX 256              /* shards in one report */
 /* The lead goes to whom the map prefers once that node has been there for a while; a try that failed is not repeated
  * for longer. */
@@ -122,6 +122,41 @@ enum sluice_status groups__map_apply(void *arg, const struct entry *entry, struc
     return status;
 }
 
+/* What this node left while it was down is not open, and so nobody's business but this one's. Only a map that knows
+ * this very process says what is left: it is later than any that the process before followed, so whatever that one came
+ * to hold, this map names or has taken away again. A map from the disk, or from a peer that lags, may be from before.
+ */
+static void erase_left(struct node *self, const struct map *map, uint64_t now)
+{
+    const struct map_node *own = map_node_find(map, self->options.id);
+    bool known = own != NULL && own->incarnation == self->identity.incarnation, closed;
+    uint32_t group;
+    self->erase_at_ns = UINT64_MAX; /* until there is another map */
+    while (host_next_left(self->host, self->erase_from, &group, &closed)) {
+        const struct map_shard *shard = group == MAP_GROUP ? &map->group : map_shard_find(map, group);
+        self->erase_from = group + 1;
+        if ((!known && !closed) || (shard != NULL && map_replica_find(shard, self->options.id) != NULL))
+            continue;
+        if (!closed)
+            LOG_INFO("node", "group=%u was left while this node was down; what is held of it is erased", group);
+        enum sluice_status status = host_erase_left(self->host, group);
+        if (status != SLUICE_OK)
+            node__fail(self, status, "what was left of a shard could not be erased");
+        self->erase_at_ns = now + ERASE_EVERY_NS;
+        return;
+    }
+    self->erased_left = known;
+}
+
+/* Closed at once, erased one by one. */
+static void leave(struct node *self, uint32_t group)
+{
+    host_group_leave(self->host, group);
+    self->erased_left = false;
+    self->erase_from = 0;
+    self->erase_at_ns = 0;
+}
+
 static void join(struct node *self, const struct map *map, const struct map_shard *shard, const struct map_replica *own)
 {
     bool memory_only = map->pools[shard->pool].kind == MAP_POOL_VOLATILE;
@@ -162,12 +197,14 @@ static void follow_shard(struct node *self, const struct map *map, const struct 
     const struct map_replica *own = map_replica_find(shard, self->options.id);
     uint64_t epoch = 0;
     bool here = host_group_has(self->host, shard->id, &epoch);
-    if (here && (own == NULL || epoch != shard->epoch || own->since > host_group_since(self->host, shard->id))) {
+    if (here && own == NULL)
+        leave(self, shard->id);
+    if (own == NULL)
+        return;
+    if (here && (epoch != shard->epoch || own->since > host_group_since(self->host, shard->id))) {
         host_group_remove(self->host, shard->id, true);
         here = false;
     }
-    if (own == NULL)
-        return;
     if (!here)
         join(self, map, shard, own);
     else if (map->pools[shard->pool].kind == MAP_POOL_VOLATILE && own->incarnation == self->identity.incarnation)
@@ -218,8 +255,10 @@ void groups__follow_map(struct node *self)
         return;
     self->map_epoch_seen = map->epoch;
     self->settle_at_ns = 0;
-    if (!self->erased_left)
+    if (!self->erased_left) {
         self->erase_at_ns = 0;
+        self->erase_from = 0;
+    }
     levels__follow_map(self);
     if (self->failed)
         return;
@@ -235,39 +274,13 @@ void groups__follow_map(struct node *self)
     leftovers->map = map;
     host_each_group(self->host, find_leftover, leftovers);
     for (size_t i = 0; i < leftovers->count; i++)
-        host_group_remove(self->host, leftovers->groups[i], true);
+        leave(self, leftovers->groups[i]);
     free(leftovers);
     for (size_t i = 0; i < map->shard_count && !self->failed; i++)
         follow_shard(self, map, &map->shards[i]);
     control__map_changed(self);
     lambdas__map_changed(self);
     members__tell(self);
-}
-
-/* What this node left while it was down is not open, and so nobody's business but this one's. Only a map that knows
- * this very process says what is left: it is later than any that the process before followed, so whatever that one came
- * to hold, this map names or has taken away again. A map from the disk, or from a peer that lags, may be from before.
- */
-static void erase_left(struct node *self, const struct map *map, uint64_t now)
-{
-    const struct map_node *own = map_node_find(map, self->options.id);
-    uint32_t group;
-    self->erase_at_ns = UINT64_MAX; /* until there is another map */
-    if (own == NULL || own->incarnation != self->identity.incarnation)
-        return;
-    while (host_next_left(self->host, self->erase_from, &group)) {
-        const struct map_shard *shard = group == MAP_GROUP ? &map->group : map_shard_find(map, group);
-        self->erase_from = group + 1;
-        if (shard != NULL && map_replica_find(shard, self->options.id) != NULL)
-            continue;
-        LOG_INFO("node", "group=%u was left while this node was down; what is held of it is erased", group);
-        enum sluice_status status = host_erase_left(self->host, group);
-        if (status != SLUICE_OK)
-            node__fail(self, status, "what was left of a shard could not be erased");
-        self->erase_at_ns = now + ERASE_EVERY_NS;
-        return;
-    }
-    self->erased_left = true;
 }
 
 static void bootstrap(struct node *self)

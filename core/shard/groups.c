@@ -332,6 +332,10 @@ enum sluice_status host_group_add(struct host *self, const struct host_group *gi
     if (replica == NULL)
         return SLUICE_MEMORY;
     enum sluice_status status = make_room(self, group->group);
+    const struct host__recovered *before = recovered_of(self, group->group, false);
+    /* It comes back before what it held at an earlier time was erased. */
+    if (status == SLUICE_OK && before != NULL && before->left)
+        status = host_erase_left(self, group->group);
     uint32_t window = self->options.window;
     replica->host = self;
     replica->group = group->group;
@@ -427,6 +431,7 @@ static enum sluice_status note_left(struct host *self, const struct left *left)
     if (recovered == NULL)
         return SLUICE_MEMORY;
     group__recovered_clear(recovered);
+    recovered->left = false;
     recovered->epoch = left->epoch;
     recovered->promised = left->promised;
     enum sluice_status status = SLUICE_OK;
@@ -450,7 +455,38 @@ static enum sluice_status note_left(struct host *self, const struct left *left)
     return SLUICE_OK;
 }
 
-void host_group_remove(struct host *self, uint32_t group, bool erase)
+static void erase(struct replica *replica)
+{
+    struct host *self = replica->host;
+    const struct left left = {.group = replica->group,
+                              .memory_only = replica->memory_only,
+                              .epoch = replica->epoch,
+                              .promised = replica->paxos.promised,
+                              .since = replica->paxos.options.since,
+                              .instance = next_instance(self)};
+    enum sluice_status status = note_left(self, &left);
+    if (status == SLUICE_OK)
+        status = versions_erase(replica->versions);
+    if (status != SLUICE_OK)
+        self->env.fatal(self->env.arg, status, "a group could not be erased");
+}
+
+/* What erasing it later, or another replica of it, has to know. */
+static void keep_left(const struct replica *replica)
+{
+    struct host__recovered *recovered = recovered_of(replica->host, replica->group, true);
+    if (recovered == NULL) {
+        replica->host->env.fatal(replica->host->env.arg, SLUICE_MEMORY, "a group could not be left");
+        return;
+    }
+    recovered->left = true;
+    recovered->epoch = replica->epoch;
+    recovered->promised = replica->paxos.promised;
+    recovered->lost = replica->paxos.options.whole_from;
+    recovered->lost_since = replica->paxos.options.since;
+}
+
+static void take_away(struct host *self, uint32_t group, void (*last)(struct replica *replica))
 {
     for (struct replica **at = &self->replicas; *at != NULL; at = &(*at)->next) {
         struct replica *replica = *at;
@@ -466,22 +502,29 @@ void host_group_remove(struct host *self, uint32_t group, bool erase)
         watch__end_all(replica, SLUICE_STALE_MAP, "this node holds the shard no more");
         if (replica->leading)
             self->env.role(self->env.arg, group, replica->epoch, false);
-        if (erase) {
-            const struct left left = {.group = group,
-                                      .memory_only = replica->memory_only,
-                                      .epoch = replica->epoch,
-                                      .promised = replica->paxos.promised,
-                                      .since = replica->paxos.options.since,
-                                      .instance = next_instance(self)};
-            enum sluice_status status = note_left(self, &left);
-            if (status == SLUICE_OK)
-                status = versions_erase(replica->versions);
-            if (status != SLUICE_OK)
-                self->env.fatal(self->env.arg, status, "a group could not be erased");
-        }
+        if (last != NULL)
+            last(replica);
         group__destroy(replica);
         return;
     }
+}
+
+void host_group_remove(struct host *self, uint32_t group, bool erases)
+{
+    take_away(self, group, erases ? erase : NULL);
+}
+
+static void leave(struct replica *replica)
+{
+    if (replica->memory_only)
+        erase(replica);
+    else
+        keep_left(replica);
+}
+
+void host_group_leave(struct host *self, uint32_t group)
+{
+    take_away(self, group, leave);
 }
 
 enum sluice_status host_erase_left(struct host *self, uint32_t group)
@@ -501,14 +544,16 @@ enum sluice_status host_erase_left(struct host *self, uint32_t group)
     return status;
 }
 
-bool host_next_left(const struct host *self, uint32_t from, uint32_t *group)
+bool host_next_left(const struct host *self, uint32_t from, uint32_t *group, bool *closed)
 {
     uint32_t stored;
     bool found = false;
+    *closed = false;
     for (const struct host__recovered *item = self->recovered; item != NULL; item = item->next)
-        if (item->group >= from && item->count > 0 && host__replica(self, item->group) == NULL &&
+        if (item->group >= from && (item->count > 0 || item->left) && host__replica(self, item->group) == NULL &&
             (!found || item->group < *group)) {
             *group = item->group;
+            *closed = item->left;
             found = true;
         }
     for (uint32_t at = from; self->options.store != NULL && store_next_group(self->options.store, at, &stored);
@@ -517,6 +562,7 @@ bool host_next_left(const struct host *self, uint32_t from, uint32_t *group)
             break;
         if (host__replica(self, stored) == NULL) {
             *group = stored;
+            *closed = false;
             return true;
         }
         if (stored == UINT32_MAX)

@@ -104,12 +104,16 @@ struct host_group {
 };
 /* Joins a group with what was recovered of it. */
 enum sluice_status host_group_add(struct host *self, const struct host_group *group) SLUICE_MUST_CHECK;
-/* Leaves it; `erase` drops its data. Requests in flight are answered STALE_MAP or OUTCOME_UNKNOWN. */
+/* Leaves it; `erase` drops its data, which waits for the disk. Requests in flight are answered STALE_MAP or
+ * OUTCOME_UNKNOWN. */
 void host_group_remove(struct host *self, uint32_t group, bool erase);
-/* The disk may hold something of groups that are not here: left by a former process, when the node was down as it left
- * them. The first one from `from` on; false: none. */
-bool host_next_left(const struct host *self, uint32_t from, uint32_t *group);
-/* Erases it. Only where the map of a later time than that process says that the node has no replica of the group. */
+/* Leaves it for good; host_next_left names it until host_erase_left, which can be at leisure. */
+void host_group_leave(struct host *self, uint32_t group);
+/* The disk may hold something of groups that are not here: those of host_group_leave (`closed`), and those left by a
+ * former process, when the node was down as it left them. The first one from `from` on; false: none. */
+bool host_next_left(const struct host *self, uint32_t from, uint32_t *group, bool *closed);
+/* Erases it. Where it was left by a former process, only where a map of a later time than that one says that the node
+ * has no replica of the group. */
 enum sluice_status host_erase_left(struct host *self, uint32_t group) SLUICE_MUST_CHECK;
 bool host_group_has(const struct host *self, uint32_t group, uint64_t *epoch);
 /* host_group.since of one that is there. */

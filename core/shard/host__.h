@@ -128,6 +128,7 @@ struct host__recovered {
     uint64_t stable;
     uint64_t lost;         /* replicas before this instance have no vote */
     uint64_t lost_since;   /* of which placement on this node that one was */
+    bool left;             /* a replica of it was closed here, and is to be erased */
     struct entry *entries; /* by index - first; index 0: a hole */
     uint64_t first;
     size_t count, capacity;

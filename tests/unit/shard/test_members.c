@@ -313,7 +313,12 @@ Test(members, a_replica_that_was_erased_has_no_vote_under_the_members_of_before)
     wanted_mask = UINT64_C(1) << leader | UINT64_C(1) << behind | UINT64_C(1) << 4;
     cr_assert(small_until(settled, 5000 * SMALL_MS));
     small_put("key", "after", 5);
-    host_group_remove(small.nodes[left].host, 1, true);
+    uint32_t group = 99;
+    bool closed;
+    host_group_leave(small.nodes[left].host, 1);
+    cr_assert(host_next_left(small.nodes[left].host, 0, &group, &closed) && group == 1 && closed);
+    cr_assert_eq(host_erase_left(small.nodes[left].host, 1), SLUICE_OK);
+    cr_assert_not(host_next_left(small.nodes[left].host, 0, &group, &closed));
     small_stop(left);
     small_start(left);
     cut(leader, true);
@@ -324,4 +329,31 @@ Test(members, a_replica_that_was_erased_has_no_vote_under_the_members_of_before)
         cr_assert_not(small_replica(behind)->leading, "what was acknowledged as \"after\" is lost");
         cr_assert_not(small_replica(left)->leading);
     }
+}
+
+/* It was to be erased at leisure, and is wanted again before that: it begins anew all the same. */
+Test(members, a_replica_that_comes_back_before_it_was_erased_begins_empty)
+{
+    const struct store_options options = {.path = "/store", .memory = true};
+    char error[256];
+    uint32_t group;
+    bool closed;
+    small_open(3);
+    cr_assert_eq(store_open(&options, &small.stores[3], error, sizeof(error)), SLUICE_OK, "%s", error);
+    for (uint16_t id = 1; id <= 3; id++)
+        small_start(id);
+    for (int i = 0; i < 20; i++)
+        small_put("key", "before", 6);
+    small_run(100 * SMALL_MS);
+    struct host *host = small.nodes[3].host;
+    cr_assert_gt(small_replica(3)->paxos.stable, 0);
+    host_group_leave(host, 1);
+    struct host_group again = {.group = 1, .epoch = 1, .replicas = {1, 2, 3}, .replica_count = 3, .since = 7};
+    cr_assert_eq(host_group_add(host, &again), SLUICE_OK);
+    cr_assert_eq(versions_applied(host_group_versions(host, 1), NULL), 0);
+    cr_assert_not(host_next_left(host, 0, &group, &closed));
+    for (uint16_t id = 1; id <= 3; id++)
+        small_stop(id);
+    store_close(small.stores[3]);
+    small.stores[3] = NULL;
 }
