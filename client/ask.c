@@ -263,7 +263,7 @@ void ask__start(struct ask *self)
     self->request_id = 0;
     self->wake_ns = CLIENT_NEVER;
     self->patience_ns = self->stream ? STREAM_PATIENCE_NS : PATIENCE_NS;
-    self->busy_since_ns = 0;
+    self->busy_until_ns = 0;
     self->delay_ms = self->hops = self->turn = 0;
     self->silent = 0;
     self->maybe_applied = self->needs_leader = self->scout = false;
@@ -459,9 +459,12 @@ static void no_quorum(struct ask *self, const struct peer *peer)
 static void busy(struct ask *self, const struct reply *reply)
 {
     uint64_t now = clock_monotonic_ns();
-    if (self->busy_since_ns == 0)
-        self->busy_since_ns = now;
-    if (now - self->busy_since_ns < BUSY_NS_MAX || self->stream || self->maybe_applied)
+    if (self->busy_until_ns == 0) {
+        /* Half of the time that there is, so that it is said before the time is over. */
+        uint64_t left = self->deadline_ns > now ? self->deadline_ns - now : 0;
+        self->busy_until_ns = now + (left / 2 < BUSY_NS_MAX ? left / 2 : BUSY_NS_MAX);
+    }
+    if (now < self->busy_until_ns || self->stream || self->maybe_applied)
         wait_a_little(self);
     else
         finish(self, reply);

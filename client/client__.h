@@ -290,8 +290,8 @@ struct ask {
     uint64_t request_id;
     uint64_t wake_ns; /* when to try again, or in flight to wonder; NEVER: something will wake it */
     uint64_t patience_ns;
-    uint64_t heard_ns; /* streams: the last event; else when it was sent */
-    uint64_t busy_since_ns;
+    uint64_t heard_ns;      /* streams: the last event; else when it was sent */
+    uint64_t busy_until_ns; /* nodes have refused for want of room: how long that is borne; 0: none has */
     uint32_t delay_ms;
     uint32_t hops; /* redirections in a row */
     uint32_t turn;

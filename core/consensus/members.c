@@ -144,6 +144,11 @@ bool paxos_set_wanted(struct paxos *self, uint64_t wanted, const uint64_t since[
     return news;
 }
 
+bool paxos_settled(const struct paxos *self)
+{
+    return members__pending(self) == 0 && (self->members.index == 0 || self->stable > self->members.index);
+}
+
 uint64_t paxos_learners(const struct paxos *self)
 {
     uint64_t learners = self->wanted & ~self->members.voters & ~paxos_mask(self->options.node);

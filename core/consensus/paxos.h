@@ -364,6 +364,9 @@ bool paxos_set_wanted(struct paxos *self, uint64_t wanted, const uint64_t since[
  * removed, a learner that holds all but the last quarter of a window is added, a voter that is not wanted is removed
  * once all that are wanted vote; the leader itself hands over first. False: none. */
 bool paxos_next_members(const struct paxos *self, uint64_t *voters, uint64_t *instance);
+/* Are the members what they are going to be? No change of them is in the log, and an entry behind the last one is
+ * stable: whoever left may forget what it held. Who is about to be added must not, and is not told yet that it is. */
+bool paxos_settled(const struct paxos *self);
 /* Leader: whom it feeds without their vote. */
 uint64_t paxos_learners(const struct paxos *self);
 

@@ -27,8 +27,36 @@ void host__busy(struct replica *replica)
     replica->host->busy = replica;
 }
 
+/* A measurement takes so long, and the next one counts for a quarter beside those before; one that took much longer,
+ * since nothing happened, stands for itself. */
+#define DRAIN_NS (200 * NS_PER_MS)
+/* A queue is taken on up to this much work, or this many bytes. */
+#define DRAIN_WAIT_NS   NS_PER_S
+#define DRAIN_BYTES_MIN (1u << 20)
+
+static void measure_drain(struct replica *self)
+{
+    struct host__drain *drain = &self->drain;
+    uint64_t now = host__now(self->host), took = now - drain->since_ns;
+    if (took < DRAIN_NS)
+        return;
+    uint64_t rate = drain->bytes * 1000 / (took / NS_PER_MS);
+    drain->rate = drain->known && took < 4 * DRAIN_NS ? (3 * drain->rate + rate) / 4 : rate;
+    drain->known = true;
+    drain->since_ns = now;
+    drain->bytes = 0;
+}
+
+void host__drained(struct replica *self, uint64_t bytes)
+{
+    self->drain.bytes += bytes;
+    measure_drain(self);
+}
+
 void host__load_add(struct replica *self, uint64_t bytes)
 {
+    if (self->load_bytes == 0) /* all was done: what was measured before speaks of another time */
+        self->drain = (struct host__drain){.since_ns = host__now(self->host)};
     self->load_bytes += bytes;
     self->host->load_bytes += bytes;
 }
@@ -40,12 +68,18 @@ void host__load_drop(struct replica *self, uint64_t bytes)
     self->host->load_bytes -= bytes;
 }
 
-/* One group can use up half of what there is, so that one that has lost its quorum does not stop the others. A single
- * request is always taken: values may be larger than any bound. */
-bool host__load_room(const struct replica *self, uint64_t bytes)
+/* One group can use up half of what there is, so that one that has lost its quorum does not stop the others, and no
+ * more than it gets done in a while: who would wait for longer is told at once. A single request is always taken:
+ * values may be larger than any bound. */
+bool host__load_room(struct replica *self, uint64_t bytes)
 {
-    uint64_t most = self->host->options.waiting_bytes_max;
-    return self->load_bytes == 0 || (self->load_bytes + bytes <= most / 2 && self->host->load_bytes + bytes <= most);
+    uint64_t most = self->host->options.waiting_bytes_max, load = self->load_bytes + bytes;
+    if (self->load_bytes == 0)
+        return true;
+    if (load > most / 2 || self->host->load_bytes + bytes > most)
+        return false;
+    measure_drain(self);
+    return !self->drain.known || load <= DRAIN_BYTES_MIN || load <= self->drain.rate / (NS_PER_S / DRAIN_WAIT_NS);
 }
 
 uint64_t host_time(struct host *self)
@@ -363,7 +397,7 @@ void host_each_group(const struct host *self, void (*each)(void *arg, const stru
             .last = replica->paxos.last,
         };
         status.members = replica->paxos.members.voters;
-        status.settled = replica->paxos.members.index == 0 || replica->paxos.stable > replica->paxos.members.index;
+        status.settled = paxos_settled(&replica->paxos);
         status.learners = replica->paxos.role == PAXOS_LEADER ? paxos_learners(&replica->paxos) : 0;
         status.snapshot_to = snapshot__receivers(replica);
         status.applied = versions_applied(replica->versions, &status.time);

@@ -187,7 +187,7 @@ struct host_group_status {
     uint16_t leader;
     uint64_t ballot, stable, last, applied, time;
     uint64_t watches;
-    bool settled;         /* an entry behind the one that named the members is stable: whoever left may go */
+    bool settled;         /* see paxos_settled */
     uint64_t members;     /* masks of nodes: who votes, by the stable log */
     uint64_t learners;    /* whom this leader feeds beside them */
     uint64_t snapshot_to; /* to whom it sends a snapshot */

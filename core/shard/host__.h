@@ -73,6 +73,13 @@ struct host__opened {
     uint64_t index, ballot;
 };
 
+/* How fast a group gets its load done, measured while there is some without a pause. */
+struct host__drain {
+    uint64_t since_ns, bytes; /* of the present measurement */
+    uint64_t rate;            /* bytes a second */
+    bool known;
+};
+
 struct replica {
     struct host *host;
     struct replica *next;
@@ -96,9 +103,10 @@ struct replica {
     struct host__reader *readers;
     struct host__ticket *tickets; /* ring of window entries: submitted, not yet durable */
     uint32_t ticket_first, ticket_count, ticket_capacity;
-    uint64_t persist_sequence;    /* highest handed to the disk in this round */
-    uint64_t stable_noted;        /* stable index that the segments know of */
-    uint64_t load_bytes;          /* of requests that wait here, and of entries that are not stable yet */
+    uint64_t persist_sequence; /* highest handed to the disk in this round */
+    uint64_t stable_noted;     /* stable index that the segments know of */
+    uint64_t load_bytes;       /* of requests that wait here, and of entries that are not stable yet */
+    struct host__drain drain;
     uint32_t waiting_count;       /* reads */
     struct host__repair *repairs; /* damaged entries that others are asked for */
     uint32_t repair_count;
@@ -186,7 +194,9 @@ uint64_t host__now(const struct host *self);
  * when the group or the host is over its bound, so that queues never grow without one. */
 void host__load_add(struct replica *self, uint64_t bytes);
 void host__load_drop(struct replica *self, uint64_t bytes);
-bool host__load_room(const struct replica *self, uint64_t bytes);
+/* Of what was loaded, so much has become stable. */
+void host__drained(struct replica *self, uint64_t bytes);
+bool host__load_room(struct replica *self, uint64_t bytes);
 
 /* groups.c */
 void group__recovered_clear(struct host__recovered *recovered);

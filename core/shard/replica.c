@@ -282,6 +282,7 @@ static void effect_stable(struct replica *self, uint64_t stable)
         struct entry done = *entry;
         *entry = (struct entry){0};
         host__load_drop(self, body_size(&done));
+        host__drained(self, body_size(&done));
         answer_pending(self, &done, &outcome, reply);
         buf_unref(done.body);
         free(reply);

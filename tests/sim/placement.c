@@ -173,8 +173,7 @@ static bool settled(uint32_t group)
     for (uint32_t id = 1; id <= sim.node_count; id++) {
         const struct replica *replica = sim.nodes[id].up ? host__replica(sim.nodes[id].host, group) : NULL;
         if (replica != NULL && replica->leading && replica->paxos.members.voters == placement->wanted &&
-            placement->members == placement->wanted &&
-            (replica->paxos.members.index == 0 || replica->paxos.stable > replica->paxos.members.index))
+            placement->members == placement->wanted && paxos_settled(&replica->paxos))
             return true;
     }
     return false;

@@ -124,6 +124,7 @@ Test(members, one_is_added_or_removed_at_a_time_and_alone)
     cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_PROPOSE, .proposals = &proposal, .proposal_count = 1}),
                  SLUICE_OK);
     cr_assert_eq(paxos_room(&self), 0);
+    cr_assert_not(paxos_settled(&self), "who is being added may not be told to go");
     persist();
     accepted(4, 2);
     cr_assert_eq(self.stable, 1, "whom it adds has no say in it");

@@ -195,8 +195,8 @@ Test(http_errors, a_timeout_counts_from_the_head_of_the_request)
 {
     struct answer answer;
     int fd = http_connect(&server);
-    http_send_text(fd,
-                   "PUT /v1/objects/late HTTP/1.1\r\nHost: localhost\r\nSluice-Timeout: 20ms\r\nContent-Length: 4\r\n\r\nab");
+    http_send_text(
+        fd, "PUT /v1/objects/late HTTP/1.1\r\nHost: localhost\r\nSluice-Timeout: 20ms\r\nContent-Length: 4\r\n\r\nab");
     usleep(60000);
     http_send_text(fd, "cd");
     http_read(fd, false, &answer);

@@ -67,6 +67,45 @@ Test(load, writes_beyond_the_bound_of_bytes_are_refused_at_once_and_later_ones_a
         cr_assert_eq(small.nodes[id].host->load_bytes, 0, "what is stable is not counted any more");
 }
 
+/* How many writes of `size` bytes the leader takes before it refuses one. */
+static int taken_in_a_row(uint16_t leader, struct small_link *links, int most, size_t size)
+{
+    static const uint8_t value[64 << 10];
+    for (int i = 0; i < most; i++) {
+        small_send_write(leader, &links[i], "key", value, size, 0);
+        if (links[i].replies == 1)
+            return links[i].header.status == SLUICE_BUSY ? i : -1;
+    }
+    return most;
+}
+
+Test(load, no_more_is_taken_than_gets_done_in_a_second)
+{
+    static struct small_link links[700];
+    small.options.requests_max = 0;
+    small_put("key", "value", 5);
+    uint16_t leader = small_wait_leader();
+    small.nodes[leader].host->options.waiting_bytes_max = 64 << 20;
+    cut_leader_off();
+    cr_assert_eq(taken_in_a_row(leader, links, 16, 64 << 10), 16, "how fast it is nobody knows yet");
+    small_run(250 * SMALL_MS);
+    memset(links, 0, sizeof(links));
+    cr_assert_eq(taken_in_a_row(leader, links, 100, 64 << 10), 0, "nothing was done, and a mebibyte waits");
+    memset(small.cut, 0, sizeof(small.cut));
+    small_run(2000 * SMALL_MS);
+    cr_assert_eq(small_replica(leader)->load_bytes, 0);
+    /* Once it goes on, more is taken, by and by. */
+    leader = small_wait_leader();
+    small.nodes[leader].host->options.waiting_bytes_max = 64 << 20;
+    int taken = 0;
+    for (int i = 0; i < 20 && taken < 32; i++) {
+        memset(links, 0, sizeof(links));
+        taken = taken_in_a_row(leader, links, 32, 64 << 10);
+        small_run(100 * SMALL_MS);
+    }
+    cr_assert_eq(taken, 32);
+}
+
 Test(load, reads_that_wait_are_bounded_by_number)
 {
     static struct small_link links[60];
