@@ -75,6 +75,8 @@ static void set_timer(struct ask *self)
 /* Out of whatever list it is in. */
 static void detach(struct ask *self)
 {
+    if (self->state == ASK_IN_FLIGHT && self->peer != NULL)
+        self->peer->load_bytes -= self->sent_bytes;
     list__remove(&self->link);
     slot_give(self);
     self->state = ASK_IDLE;
@@ -141,10 +143,40 @@ static uint32_t timeout_left_ms(const struct ask *self, uint64_t now)
     return left == 0 ? 1 : left > CLIENT_TIMEOUT_MS_MAX ? CLIENT_TIMEOUT_MS_MAX : (uint32_t)left;
 }
 
+/* A node is sent no more than this, nor beyond LINK_BYTES_MIN more than it answers within a second: what would wait for
+ * longer is told early, and where there is time for more attempts it waits here. */
+#define LINK_BYTES_MAX (64u << 20)
+#define LINK_BYTES_MIN (4u << 20)
+
+static bool has_room(struct peer *peer, uint64_t bytes, uint64_t now)
+{
+    uint64_t load = peer->load_bytes + bytes;
+    return peer->load_bytes == 0 || (load <= LINK_BYTES_MAX && drain_allows(&peer->drain, now, load, LINK_BYTES_MIN));
+}
+
+/* Too much is in flight there. It may be over in a moment; if not, the caller must know, and before the time is over.
+ */
+static bool bears_refusal(struct ask *self, uint64_t now)
+{
+    if (self->busy_until_ns == 0) {
+        uint64_t left = self->deadline_ns > now ? self->deadline_ns - now : 0;
+        self->busy_until_ns = now + (left / 2 < BUSY_NS_MAX ? left / 2 : BUSY_NS_MAX);
+    }
+    return now < self->busy_until_ns || self->stream || self->maybe_applied;
+}
+
 static void send(struct ask *self, struct peer *peer)
 {
     struct sluice_client *client = self->client;
     uint64_t now = clock_monotonic_ns();
+    if (self->writes && !has_room(peer, self->body_size + self->payload_size, now)) {
+        if (bears_refusal(self, now))
+            wait_a_little(self);
+        else
+            verdict_later(self, SLUICE_BUSY,
+                          "as much is under way to the shard's leader as it takes; nothing was applied, try again");
+        return;
+    }
     if (self->prepare != NULL)
         self->prepare(self);
     if (!slot_take(self)) {
@@ -179,6 +211,10 @@ static void send(struct ask *self, struct peer *peer)
     }
     self->state = ASK_IN_FLIGHT;
     self->peer = peer;
+    self->sent_bytes = self->body_size + self->payload_size;
+    if (peer->load_bytes == 0)
+        drain_begin(&peer->drain, now);
+    peer->load_bytes += self->sent_bytes;
     self->heard_ns = now;
     self->wake_ns = now + self->patience_ns;
     list__append(&peer->in_flight, &self->link);
@@ -455,16 +491,9 @@ static void no_quorum(struct ask *self, const struct peer *peer)
         route__no_quorum_fail(route);
 }
 
-/* Too much is in flight there. It may be over in a moment; if not, the caller must know. */
 static void busy(struct ask *self, const struct reply *reply)
 {
-    uint64_t now = clock_monotonic_ns();
-    if (self->busy_until_ns == 0) {
-        /* Half of the time that there is, so that it is said before the time is over. */
-        uint64_t left = self->deadline_ns > now ? self->deadline_ns - now : 0;
-        self->busy_until_ns = now + (left / 2 < BUSY_NS_MAX ? left / 2 : BUSY_NS_MAX);
-    }
-    if (now < self->busy_until_ns || self->stream || self->maybe_applied)
+    if (bears_refusal(self, clock_monotonic_ns()))
         wait_a_little(self);
     else
         finish(self, reply);
@@ -588,6 +617,8 @@ void ask__message(struct peer *peer, const struct wire_header *header, const uin
         reply.detail = detail;
     }
     /* It has answered; whatever follows, it is in flight no more. */
+    if (reply.status == SLUICE_OK)
+        drain_done(&peer->drain, clock_monotonic_ns(), self->sent_bytes);
     detach(self);
     if (reply.status == SLUICE_OK && leads &&
         (route->leader != peer->node || !list__empty(&route->parked) || route->no_quorum_ns != 0)) {

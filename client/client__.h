@@ -11,6 +11,7 @@
 #include "api/wire.h"
 #include "core/base/buf.h"
 #include "core/base/clock.h"
+#include "core/base/drain.h"
 #include "core/base/pattern.h"
 #include "core/base/random.h"
 #include "core/rdma/fabric.h"
@@ -117,7 +118,9 @@ struct peer {
     bool local;               /* the link is shared memory */
     bool in_map;
     struct list in_flight; /* asks that wait for its answer */
-    uint64_t heard_ns;     /* when it said anything last */
+    uint64_t load_bytes;   /* of those */
+    struct drain drain;
+    uint64_t heard_ns; /* when it said anything last */
 };
 
 struct slot {
@@ -288,6 +291,7 @@ struct ask {
     struct peer *peer;
     struct route *route;
     uint64_t request_id;
+    uint64_t sent_bytes;
     uint64_t wake_ns; /* when to try again, or in flight to wonder; NEVER: something will wake it */
     uint64_t patience_ns;
     uint64_t heard_ns;      /* streams: the last event; else when it was sent */

@@ -199,6 +199,7 @@ static void peer_down(struct peer *peer)
         redial_later(&peer->contact);
     }
     list__move(&peer->in_flight, &lost);
+    peer->load_bytes = 0;
     for (struct list *item = lost.next; item != &lost; item = item->next)
         LIST__OF(item, struct ask, link)->peer = NULL;
     if (!peer->in_map)

@@ -27,36 +27,18 @@ void host__busy(struct replica *replica)
     replica->host->busy = replica;
 }
 
-/* A measurement takes so long, and the next one counts for a quarter beside those before; one that took much longer,
- * since nothing happened, stands for itself. */
-#define DRAIN_NS (200 * NS_PER_MS)
-/* A queue is taken on up to this much work, or this many bytes. */
-#define DRAIN_WAIT_NS   NS_PER_S
-#define DRAIN_BYTES_MIN (1u << 20)
-
-static void measure_drain(struct replica *self)
-{
-    struct host__drain *drain = &self->drain;
-    uint64_t now = host__now(self->host), took = now - drain->since_ns;
-    if (took < DRAIN_NS)
-        return;
-    uint64_t rate = drain->bytes * 1000 / (took / NS_PER_MS);
-    drain->rate = drain->known && took < 4 * DRAIN_NS ? (3 * drain->rate + rate) / 4 : rate;
-    drain->known = true;
-    drain->since_ns = now;
-    drain->bytes = 0;
-}
+/* Of one group; what gets done within a second is taken beyond it. */
+#define LOAD_BYTES_MIN (1u << 20)
 
 void host__drained(struct replica *self, uint64_t bytes)
 {
-    self->drain.bytes += bytes;
-    measure_drain(self);
+    drain_done(&self->drain, host__now(self->host), bytes);
 }
 
 void host__load_add(struct replica *self, uint64_t bytes)
 {
-    if (self->load_bytes == 0) /* all was done: what was measured before speaks of another time */
-        self->drain = (struct host__drain){.since_ns = host__now(self->host)};
+    if (self->load_bytes == 0)
+        drain_begin(&self->drain, host__now(self->host));
     self->load_bytes += bytes;
     self->host->load_bytes += bytes;
 }
@@ -78,8 +60,7 @@ bool host__load_room(struct replica *self, uint64_t bytes)
         return true;
     if (load > most / 2 || self->host->load_bytes + bytes > most)
         return false;
-    measure_drain(self);
-    return !self->drain.known || load <= DRAIN_BYTES_MIN || load <= self->drain.rate / (NS_PER_S / DRAIN_WAIT_NS);
+    return drain_allows(&self->drain, host__now(self->host), load, LOAD_BYTES_MIN);
 }
 
 uint64_t host_time(struct host *self)

@@ -3,6 +3,7 @@
 #define SHARD_HOST_INTERNAL_H
 
 #include "core/base/clock.h"
+#include "core/base/drain.h"
 #include "core/base/log.h"
 #include "core/base/panic.h"
 #include "core/base/pattern.h"
@@ -73,13 +74,6 @@ struct host__opened {
     uint64_t index, ballot;
 };
 
-/* How fast a group gets its load done, measured while there is some without a pause. */
-struct host__drain {
-    uint64_t since_ns, bytes; /* of the present measurement */
-    uint64_t rate;            /* bytes a second */
-    bool known;
-};
-
 struct replica {
     struct host *host;
     struct replica *next;
@@ -103,10 +97,10 @@ struct replica {
     struct host__reader *readers;
     struct host__ticket *tickets; /* ring of window entries: submitted, not yet durable */
     uint32_t ticket_first, ticket_count, ticket_capacity;
-    uint64_t persist_sequence; /* highest handed to the disk in this round */
-    uint64_t stable_noted;     /* stable index that the segments know of */
-    uint64_t load_bytes;       /* of requests that wait here, and of entries that are not stable yet */
-    struct host__drain drain;
+    uint64_t persist_sequence;    /* highest handed to the disk in this round */
+    uint64_t stable_noted;        /* stable index that the segments know of */
+    uint64_t load_bytes;          /* of requests that wait here, and of entries that are not stable yet */
+    struct drain drain;           /* of that */
     uint32_t waiting_count;       /* reads */
     struct host__repair *repairs; /* damaged entries that others are asked for */
     uint32_t repair_count;
