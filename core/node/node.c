@@ -400,7 +400,8 @@ static void look_at_space(struct node *self, uint64_t now)
         return;
     self->free_bytes = (uint64_t)space.f_bavail * space.f_frsize;
     self->total_bytes = (uint64_t)space.f_blocks * space.f_frsize;
-    bool full = wal_full(self->wal) || self->free_bytes < self->total_bytes / 100 * self->options.free_percent_min;
+    bool full = wal_full(self->wal) || store_full(self->store) ||
+                self->free_bytes < self->total_bytes / 100 * self->options.free_percent_min;
     if (full != self->storage_full)
         LOG_WARN("node",
                  full ? "less than %u%% of the disk is free: this node is read-only until there is room"

@@ -80,6 +80,7 @@ enum sluice_status store_open(const struct store_options *options, struct store 
     self->news_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (self->news_fd < 0)
         goto fail;
+    self->free_bytes = options->free_bytes == NULL ? store_free_bytes : options->free_bytes;
     self->path = strdup(options->path);
     if (self->path == NULL)
         goto fail_after_fd;
@@ -127,7 +128,8 @@ void store_close(struct store *self)
     pthread_mutex_unlock(&self->mutex);
     pthread_join(self->flush_thread, NULL);
     store__reclaim_stop(self);
-    store__flush_now(self);
+    if (!store_full(self))
+        store__flush_now(self);
     rocksdb_writeoptions_destroy(self->write_options);
     rocksdb_writebatch_destroy(self->batch);
     cold_close(&self->cold);
@@ -206,6 +208,11 @@ void store_flush(struct store *self)
         return;
     bool pushed = queue_push(self->queue, &self->flush_item);
     ASSERT(pushed);
+}
+
+bool store_full(const struct store *self)
+{
+    return atomic_load(&self->full);
 }
 
 uint64_t store_free_bytes(const char *path, uint64_t *total)

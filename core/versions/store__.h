@@ -86,6 +86,9 @@ struct store {
     struct store_group *groups;
     uint64_t waiters;     /* for room */
     uint64_t since_flush; /* bytes written */
+    uint64_t flush_bytes; /* that the flush covers which runs */
+    uint64_t (*free_bytes)(const char *path, uint64_t *total);
+    atomic_bool full; /* the flush thread waits for room */
     bool flush_asked, flush_runs, stop;
     bool reclaim_started, reclaim_runs, reclaim_again;
     pthread_t reclaim_thread;

@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/panic.h"
 #include "core/versions/store__.h"
@@ -45,6 +46,7 @@ static void flush_begin(struct store *self)
     }
     self->flush_asked = false;
     self->flush_runs = true;
+    self->flush_bytes = self->since_flush;
     self->since_flush = 0;
     for (struct store_group *group = self->groups; group != NULL; group = group->next)
         group->flushing = atomic_load(&group->indexed);
@@ -234,6 +236,36 @@ void *store__index_run(void *arg)
     return NULL;
 }
 
+/* Twice what is written, since the levels below are merged with it, and something for the rest. RocksDB takes a flush
+ * that found no room for the end. */
+#define FLUSH_ROOM_BYTES (16u << 20)
+#define ROOM_AGAIN_NS    (200 * NS_PER_MS)
+
+/* False: the store closes before there is room. */
+static bool await_room(struct store *self)
+{
+    for (;;) {
+        uint64_t total, free_bytes = self->free_bytes(self->path, &total);
+        pthread_mutex_lock(&self->mutex);
+        uint64_t needed = 2 * self->flush_bytes + FLUSH_ROOM_BYTES;
+        bool stop = self->stop;
+        pthread_mutex_unlock(&self->mutex);
+        bool full = total != 0 && free_bytes < needed && !failed(self);
+        if (full && stop)
+            return false;
+        if (full != atomic_exchange(&self->full, full))
+            LOG_WARN(
+                "store",
+                full ? "%s has %llu MiB left and %llu are needed: what was written stays in the log until there is room"
+                     : "%s has room again: %llu MiB, and %llu are needed",
+                self->path, (unsigned long long)(free_bytes >> 20), (unsigned long long)(needed >> 20));
+        if (!full)
+            return true;
+        const struct timespec again = {.tv_nsec = ROOM_AGAIN_NS};
+        nanosleep(&again, NULL);
+    }
+}
+
 void *store__flush_run(void *arg)
 {
     struct store *self = arg;
@@ -244,9 +276,13 @@ void *store__flush_run(void *arg)
         if (!self->flush_runs)
             break;
         pthread_mutex_unlock(&self->mutex);
-        store__flush_now(self);
+        bool room = await_room(self);
+        if (room)
+            store__flush_now(self);
         pthread_mutex_lock(&self->mutex);
         self->flush_runs = false;
+        if (!room)
+            break;
         for (struct store_group *group = self->groups; group != NULL && !failed(self); group = group->next)
             if (group->flushing > group->durable) {
                 group->durable = group->flushing;

@@ -160,6 +160,8 @@ struct store_options {
      * then, and at each start until store_settle, this becomes true: every group may have lost what it held. NULL: that
      * is an error (CORRUPT). */
     bool *set_aside;
+    /* What may still be written to the file system of `path`, and what it holds in all; NULL: store_free_bytes. */
+    uint64_t (*free_bytes)(const char *path, uint64_t *total);
 };
 enum sluice_status store_open(const struct store_options *options, struct store **out, char *error,
                               size_t error_size) SLUICE_MUST_CHECK;
@@ -186,6 +188,9 @@ typedef void (*store_news)(void *arg, uint32_t group, uint64_t indexed, uint64_t
 enum sluice_status store_poll(struct store *self, store_news news, void *arg) SLUICE_MUST_CHECK;
 /* Asks the index thread to flush what it has, so that segments can be recycled; news follow. */
 void store_flush(struct store *self);
+/* Is there too little room on the disk to flush? What was written stays in memory and in the log until there is: a
+ * flush that fails for want of room would end the store. Any thread. */
+bool store_full(const struct store *self);
 /* Bytes that may still be written to the file system of `path`; 0 when it cannot be asked. For the node's check before
  * it takes writes. */
 uint64_t store_free_bytes(const char *path, uint64_t *total);
