@@ -133,12 +133,13 @@ class Lab:
         self.small_disk, self.mounts = small_disk, []
         self.addresses = {i: f"tcp:{place.address}:{PORT}" for i, place in self.places.items()}
         peers = [part for i, address in self.addresses.items() for part in ("--peer", f"{i}={address}")]
+        self.program = BUILD / "sluiced"
         self.nodes = {}
         for i, place in self.places.items():
             data = self.directory / f"node{i}"
             if i == small_disk:
                 self.mount_small(data)
-            self.nodes[i] = Process(f"node{i}", place.command(BUILD / "sluiced", "--id", i, "--data", data / "data", "--listen", self.addresses[i], "--allow-inprocess", "yes",
+            self.nodes[i] = Process(f"node{i}", place.command(self.program, "--id", i, "--data", data / "data", "--listen", self.addresses[i], "--allow-inprocess", "yes",
                                                               "--segment-bytes", 16 << 20, *peers, *sluiced_options), self.directory / f"node{i}.log")
         for i in self.places:
             (self.directory / f"node{i}").mkdir(exist_ok=True)
@@ -193,11 +194,17 @@ class Lab:
         """A node with a number that was never used; it joins through the first one. Its number."""
         self.count += 1
         number, place = self.count, Place(f"n{self.count}", 10 + self.count)
-        process = Process(f"node{number}", place.command(BUILD / "sluiced", "--id", number, "--data", self.directory / f"node{number}" / "data", "--listen", f"tcp:{place.address}:{PORT}",
+        process = Process(f"node{number}", place.command(self.program, "--id", number, "--data", self.directory / f"node{number}" / "data", "--listen", f"tcp:{place.address}:{PORT}",
                                                          "--allow-inprocess", "yes", "--segment-bytes", 16 << 20, "--join", self.addresses[1]), self.directory / f"node{number}.log")
         (self.directory / f"node{number}").mkdir(exist_ok=True)
         self.guests[number] = place, process.start()
         return number
+
+    def release(self, program):
+        """What every process of a node runs from its next start on."""
+        for process in [*self.nodes.values(), *(guest for _, guest in self.guests.values())]:
+            process.command = [str(program) if part == str(self.program) else part for part in process.command]
+        self.program = program
 
     def sluice(self, *arguments):
         done = subprocess.run([BUILD / "sluice", "cluster", *map(str, arguments), "--json", "--url", f"http://{self.gate_places[1].address}:8080"], capture_output=True, text=True, timeout=60, check=False)
