@@ -60,9 +60,8 @@ static void draw(void)
     sim.leases_off = random_below(&sim.random, 6) == 0;
     if (sim.leases_off)
         sim.faults.drift_ppm = (uint32_t)random_below(&sim.random, 200000);
-    sim.behind_max =
-        !sim.memory_only && random_below(&sim.random, 3) == 0 ? 8 + (uint32_t)random_below(&sim.random, 120) : 0;
-    sim.keep_versions = sim.keep_versions || sim.behind_max != 0;
+    sim.behind_max = random_below(&sim.random, 3) == 0 ? 8 + (uint32_t)random_below(&sim.random, 120) : 0;
+    sim.keep_versions = sim.keep_versions || (sim.behind_max != 0 && !sim.memory_only);
     /* The store's own facts, of members and of snapshots, can't be made again from entries alone. */
     sim.keep_versions = sim.keep_versions || ((sim.faults.members != 0 || sim.faults.lie != 0) && !sim.memory_only);
     if (random_below(&sim.random, 3) == 0) {
