@@ -211,7 +211,7 @@ static void send(struct ask *self, struct peer *peer)
     }
     self->state = ASK_IN_FLIGHT;
     self->peer = peer;
-    self->sent_bytes = self->body_size + self->payload_size;
+    self->sent_bytes = self->writes ? self->body_size + self->payload_size : 0;
     if (peer->load_bytes == 0)
         drain_begin(&peer->drain, now);
     peer->load_bytes += self->sent_bytes;

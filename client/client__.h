@@ -118,7 +118,7 @@ struct peer {
     bool local;               /* the link is shared memory */
     bool in_map;
     struct list in_flight; /* asks that wait for its answer */
-    uint64_t load_bytes;   /* of those */
+    uint64_t load_bytes;   /* of those that write */
     struct drain drain;
     uint64_t heard_ns; /* when it said anything last */
 };

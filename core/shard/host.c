@@ -37,7 +37,7 @@ void host__drained(struct replica *self, uint64_t bytes)
 
 void host__load_add(struct replica *self, uint64_t bytes)
 {
-    if (self->load_bytes == 0)
+    if (self->load_bytes == self->read_bytes)
         drain_begin(&self->drain, host__now(self->host));
     self->load_bytes += bytes;
     self->host->load_bytes += bytes;
@@ -50,17 +50,20 @@ void host__load_drop(struct replica *self, uint64_t bytes)
     self->host->load_bytes -= bytes;
 }
 
-/* One group can use up half of what there is, so that one that has lost its quorum does not stop the others, and no
- * more than it gets done in a while: who would wait for longer is told at once. A single request is always taken:
- * values may be larger than any bound. */
-bool host__load_room(struct replica *self, uint64_t bytes)
+/* One group can use up half of what there is, so that one that has lost its quorum does not stop the others. A single
+ * request is always taken: values may be larger than any bound. */
+bool host__load_room(const struct replica *self, uint64_t bytes)
 {
-    uint64_t most = self->host->options.waiting_bytes_max, load = self->load_bytes + bytes;
-    if (self->load_bytes == 0)
-        return true;
-    if (load > most / 2 || self->host->load_bytes + bytes > most)
-        return false;
-    return drain_allows(&self->drain, host__now(self->host), load, LOAD_BYTES_MIN);
+    uint64_t most = self->host->options.waiting_bytes_max;
+    return self->load_bytes == 0 || (self->load_bytes + bytes <= most / 2 && self->host->load_bytes + bytes <= most);
+}
+
+/* Nor more than it gets done in a while: who would wait for longer is told at once. */
+bool host__write_room(struct replica *self, uint64_t bytes)
+{
+    uint64_t writes = self->load_bytes - self->read_bytes;
+    return host__load_room(self, bytes) &&
+           (writes == 0 || drain_allows(&self->drain, host__now(self->host), writes + bytes, LOAD_BYTES_MIN));
 }
 
 uint64_t host_time(struct host *self)

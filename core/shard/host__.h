@@ -100,7 +100,8 @@ struct replica {
     uint64_t persist_sequence;    /* highest handed to the disk in this round */
     uint64_t stable_noted;        /* stable index that the segments know of */
     uint64_t load_bytes;          /* of requests that wait here, and of entries that are not stable yet */
-    struct drain drain;           /* of that */
+    uint64_t read_bytes;          /* of that, reads that wait */
+    struct drain drain;           /* of the rest */
     uint32_t waiting_count;       /* reads */
     struct host__repair *repairs; /* damaged entries that others are asked for */
     uint32_t repair_count;
@@ -190,7 +191,8 @@ void host__load_add(struct replica *self, uint64_t bytes);
 void host__load_drop(struct replica *self, uint64_t bytes);
 /* Of what was loaded, so much has become stable. */
 void host__drained(struct replica *self, uint64_t bytes);
-bool host__load_room(struct replica *self, uint64_t bytes);
+bool host__load_room(const struct replica *self, uint64_t bytes);
+bool host__write_room(struct replica *self, uint64_t bytes);
 
 /* groups.c */
 void group__recovered_clear(struct host__recovered *recovered);

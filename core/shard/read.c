@@ -75,6 +75,7 @@ static struct host__waiting *wait_for_it(struct replica *self, void *link, const
     self->waiting_count++;
     host__busy(self);
     host__load_add(self, size);
+    self->read_bytes += size;
     return waiting;
 }
 
@@ -310,6 +311,7 @@ static void waiting_free(struct replica *self, struct host__waiting *waiting)
 {
     self->waiting_count--;
     host__load_drop(self, sizeof(*waiting) + waiting->body_size);
+    self->read_bytes -= sizeof(*waiting) + waiting->body_size;
     free(waiting);
 }
 

@@ -305,7 +305,7 @@ static void serve_write(struct replica *self, void *link, const struct wire_head
         serve__text(host, link, header, SLUICE_DEADLINE, "the write came after its deadline; it was not applied");
         return;
     }
-    if (!replica__takes_writes(self) || !host__load_room(self, header->body_size)) {
+    if (!replica__takes_writes(self) || !host__write_room(self, header->body_size)) {
         host->figures.refused_busy++;
         serve__text(host, link, header, SLUICE_BUSY,
                     "as many writes are in flight as the shard takes; nothing was applied, try again");

@@ -106,6 +106,24 @@ Test(load, no_more_is_taken_than_gets_done_in_a_second)
     cr_assert_eq(taken, 32);
 }
 
+Test(load, a_read_that_waits_makes_no_write_too_large)
+{
+    static struct small_link read, write;
+    static const uint8_t value[2 << 20];
+    small_put("key", "value", 5);
+    uint16_t leader = cut_leader_off();
+    small.nodes[leader].host->options.waiting_bytes_max = 64 << 20;
+    small.now += 400 * SMALL_MS; /* beyond the lease */
+    small_send_get(leader, &read, "key", 0);
+    for (int i = 0; i < 5; i++) {
+        small.now += 100 * SMALL_MS;
+        host_flush(small.nodes[leader].host);
+    }
+    cr_assert_eq(read.replies, 0);
+    small_send_write(leader, &write, "key", value, sizeof(value), 0);
+    cr_assert_eq(write.replies, 0, "%u", write.header.status);
+}
+
 Test(load, reads_that_wait_are_bounded_by_number)
 {
     static struct small_link links[60];
