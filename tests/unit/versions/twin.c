@@ -9,15 +9,6 @@
 #include "core/base/log.h"
 #include "core/base/random.h"
 
-#if defined(__SANITIZE_THREAD__)
-/* RocksDB is not instrumented: its atomics order what the sanitizer then takes for races within it. */
-const char *__tsan_default_suppressions(void);
-const char *__tsan_default_suppressions(void)
-{
-    return "called_from_lib:librocksdb\ncalled_from_lib:libstdc++\nrace:librocksdb\nrace:libstdc++\n";
-}
-#endif
-
 #define GROUP 7u
 #define EPOCH 3u
 
