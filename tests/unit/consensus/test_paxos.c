@@ -404,3 +404,23 @@ Test(paxos, a_volatile_replica_whose_promises_are_lost_has_its_leader_elected_an
     cr_assert_eq(step((struct paxos_event){.type = PAXOS_EVENT_ADMIT}), SLUICE_OK);
     cr_assert_null(effect(PAXOS_EFFECT_PERSIST_PROMISE), "once is enough");
 }
+
+Test(paxos, a_voter_that_hears_from_its_leader_that_it_has_lost_something_has_no_vote_any_more)
+{
+    struct paxos_message message = accept(2, 4, 1, 1);
+    cr_assert_eq(receive(message), SLUICE_OK);
+    persist();
+    message = accept(2, 4, 2, 1);
+    message.lost = true;
+    message.peer_incarnation = 7;
+    cr_assert_eq(receive(message), SLUICE_OK);
+    cr_assert_not(self.options.amnesiac, "another process of this node has");
+    message.peer_incarnation = 1;
+    cr_assert_eq(receive(message), SLUICE_OK);
+    cr_assert(self.options.amnesiac);
+    cr_assert_eq(self.options.whole_from, self.options.instance);
+    cr_assert_not_null(effect(PAXOS_EFFECT_LOST));
+    message.first = 3;
+    cr_assert_eq(receive(message), SLUICE_OK);
+    cr_assert_null(effect(PAXOS_EFFECT_LOST), "it knows");
+}
