@@ -15,7 +15,7 @@
 
 struct model_version {
     int key;
-    uint64_t version, revision, time;
+    uint64_t version, revision, time, object_time;
     uint32_t operation, value_size;
     bool tombstone;
 };
@@ -26,7 +26,8 @@ struct model {
     struct model_version versions[MODEL_MAX];
     size_t count;
     uint64_t times[MODEL_MAX + 1]; /* by revision */
-    uint64_t applied;
+    bool makes[MODEL_MAX + 1];     /* likewise: did the entry make a version? */
+    uint64_t applied, compacted;
     uint8_t facts[FACTS]; /* 0: none */
 };
 
@@ -37,6 +38,11 @@ static const char *const keys[KEYS] = {
 static uint8_t value_byte(const struct model_version *version, uint32_t at)
 {
     return (uint8_t)(version->revision * 31 + version->operation * 7 + at);
+}
+
+static const char *type_of(uint32_t operation)
+{
+    return operation % 2 == 0 ? "text/plain" : "";
 }
 
 static const struct model_version *latest(const struct model *self, int key, uint64_t time)
@@ -54,7 +60,10 @@ static void check(const struct model_version *wanted, const struct version *got,
     cr_assert_eq(got->version, wanted->version);
     cr_assert_eq(got->revision, wanted->revision);
     cr_assert_eq(got->time, wanted->time);
+    cr_assert_eq(got->object_time, wanted->object_time);
     cr_assert_eq(got->operation, wanted->operation);
+    cr_assert_eq(got->content_type_size, strlen(type_of(wanted->operation)));
+    cr_assert_eq(memcmp(got->content_type, type_of(wanted->operation), got->content_type_size), 0);
     cr_assert_eq(got->value_size, wanted->value_size);
     cr_assert_eq(got->flags, wanted->tombstone ? VERSION_TOMBSTONE : 0);
     cr_assert_eq(got->value != NULL, with_value);
@@ -183,12 +192,35 @@ static void read_history(struct model *self)
     free(expectation);
 }
 
+static bool may_be_gone(const struct model *self, uint64_t revision)
+{
+    return revision <= self->compacted && !self->makes[revision];
+}
+
+/* A store drops what may go by and by; memory does at once. */
+static void read_next(struct model *self, uint64_t revision)
+{
+    uint64_t from = revision == 0 ? 1 : revision, next;
+    enum sluice_status status = versions_next(self->twin.versions, revision, &next);
+    for (; from <= self->applied && (status != SLUICE_OK || from < next); from++)
+        cr_assert(may_be_gone(self, from), "revision %llu was passed over", (unsigned long long)from);
+    cr_assert_eq(status, from > self->applied ? SLUICE_NOT_FOUND : SLUICE_OK);
+    if (self->twin.kind == TWIN_MEMORY && status == SLUICE_OK)
+        cr_assert(!may_be_gone(self, next));
+}
+
 static void read_entry(struct model *self)
 {
     uint64_t revision = random_below(&self->random, self->applied + 2), out;
     struct entry entry;
     enum sluice_status status = versions_entry(self->twin.versions, revision, &entry);
-    cr_assert_eq(status, revision == 0 || revision > self->applied ? SLUICE_NOT_FOUND : SLUICE_OK);
+    if (revision == 0 || revision > self->applied)
+        cr_assert_eq(status, SLUICE_NOT_FOUND);
+    else if (may_be_gone(self, revision))
+        cr_assert(status == SLUICE_GONE || (status == SLUICE_OK && self->twin.kind != TWIN_MEMORY));
+    else
+        cr_assert_eq(status, SLUICE_OK);
+    read_next(self, revision);
     if (status == SLUICE_OK) {
         cr_assert_eq(entry.index, revision);
         cr_assert_eq(entry.time, self->times[revision]);
@@ -198,7 +230,12 @@ static void read_entry(struct model *self)
     while (wanted <= self->applied && self->times[wanted] <= time)
         wanted++;
     cr_assert_eq(versions_revision_after(self->twin.versions, time, &out), SLUICE_OK);
+    /* What is gone is passed over; a store may still have it. */
+    while (wanted < out && wanted <= self->applied && may_be_gone(self, wanted))
+        wanted++;
     cr_assert_eq(out, wanted);
+    if (self->twin.kind == TWIN_MEMORY && out <= self->applied)
+        cr_assert(!may_be_gone(self, out));
 }
 
 static void read_count(struct model *self)
@@ -245,6 +282,7 @@ static void apply(struct model *self)
                                        .version = before == NULL ? 1 : before->version + 1,
                                        .revision = self->applied + 1,
                                        .time = time,
+                                       .object_time = 1 + random_below(&self->random, 1000000),
                                        .operation = i,
                                        .tombstone = random_below(&self->random, 8) == 0};
         if (!made->tombstone)
@@ -257,7 +295,8 @@ static void apply(struct model *self)
                                     .value = values[i],
                                     .value_size = made->value_size,
                                     .version = made->version,
-                                    .tombstone = made->tombstone};
+                                    .tombstone = made->tombstone,
+                                    .object_time = made->object_time};
     }
     uint8_t name = (uint8_t)random_below(&self->random, FACTS), value[30];
     uint8_t fact_value = (uint8_t)random_below(&self->random, 10);
@@ -268,8 +307,21 @@ static void apply(struct model *self)
     self->count += count;
     self->applied++;
     self->times[self->applied] = time;
+    self->makes[self->applied] = count > 0;
     if (fact_count == 1)
         self->facts[name] = fact_value;
+}
+
+/* A store that is busy with the last one says so: nothing may go then. */
+static void compact(struct model *self)
+{
+    uint64_t upto = random_below(&self->random, self->applied + 2);
+    enum sluice_status status = versions_compact(self->twin.versions, upto);
+    cr_assert(status == SLUICE_OK || (status == SLUICE_BUSY && self->twin.kind != TWIN_MEMORY));
+    if (upto > self->applied)
+        upto = self->applied;
+    if (status == SLUICE_OK && upto > self->compacted)
+        self->compacted = upto;
 }
 
 static void run(enum twin_kind kind, uint64_t hot_bytes_max, int steps)
@@ -300,7 +352,7 @@ static void run(enum twin_kind kind, uint64_t hot_bytes_max, int steps)
         else if (what < 98)
             read_count(self);
         else if (what < 99)
-            read_facts(self);
+            random_below(&self->random, 4) == 0 ? compact(self) : read_facts(self);
         else if (random_below(&self->random, kind == TWIN_REOPENED ? 10 : 1) == 0)
             twin_settle(&self->twin);
         cr_assert_eq(versions_applied(self->twin.versions, NULL), self->applied);
