@@ -617,7 +617,7 @@ void ask__message(struct peer *peer, const struct wire_header *header, const uin
         reply.detail = detail;
     }
     /* It has answered; whatever follows, it is in flight no more. */
-    if (reply.status == SLUICE_OK)
+    if (reply.status == SLUICE_OK && self->sent_bytes > 0)
         drain_done(&peer->drain, clock_monotonic_ns(), self->sent_bytes);
     detach(self);
     if (reply.status == SLUICE_OK && leads &&

@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -392,14 +391,14 @@ static enum sluice_status open_fabric(struct node *self, char *error, size_t err
 
 static void look_at_space(struct node *self, uint64_t now)
 {
-    struct statvfs space;
     if (now < self->space_at_ns)
         return;
     self->space_at_ns = now + SPACE_EVERY_NS;
-    if (statvfs(self->options.data_path, &space) != 0)
+    uint64_t total, free_bytes = store_free_bytes(self->options.data_path, &total);
+    if (total == 0)
         return;
-    self->free_bytes = (uint64_t)space.f_bavail * space.f_frsize;
-    self->total_bytes = (uint64_t)space.f_blocks * space.f_frsize;
+    self->free_bytes = free_bytes;
+    self->total_bytes = total;
     bool full = wal_full(self->wal) || store_full(self->store) ||
                 self->free_bytes < self->total_bytes / 100 * self->options.free_percent_min;
     if (full != self->storage_full)

@@ -265,6 +265,7 @@ static bool compaction_due(const struct replica *self)
 static void effect_stable(struct replica *self, uint64_t stable)
 {
     struct host *host = self->host;
+    uint64_t drained = 0;
     for (uint64_t index = versions_applied(self->versions, NULL) + 1; index <= stable; index++) {
         struct entry *entry = slot(self, index);
         ASSERT(entry->index == index);
@@ -282,11 +283,13 @@ static void effect_stable(struct replica *self, uint64_t stable)
         struct entry done = *entry;
         *entry = (struct entry){0};
         host__load_drop(self, body_size(&done));
-        host__drained(self, body_size(&done));
+        drained += body_size(&done);
         answer_pending(self, &done, &outcome, reply);
         buf_unref(done.body);
         free(reply);
     }
+    if (drained > 0)
+        host__drained(self, drained);
     if (compaction_due(self))
         host__busy(self);
 }

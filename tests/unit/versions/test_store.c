@@ -47,13 +47,17 @@ static bool wait_news(struct store *store, struct news *news, uint64_t indexed, 
     return false;
 }
 
-static struct store *open_store(const char *path)
+static struct store *open_store_with(const struct store_options *options)
 {
     struct store *store = NULL;
     char error[512] = "";
-    const struct store_options options = {.path = path};
-    cr_assert_eq(store_open(&options, &store, error, sizeof(error)), SLUICE_OK, "%s", error);
+    cr_assert_eq(store_open(options, &store, error, sizeof(error)), SLUICE_OK, "%s", error);
     return store;
+}
+
+static struct store *open_store(const char *path)
+{
+    return open_store_with(&(struct store_options){.path = path});
 }
 
 static struct versions *open_versions(struct store *store, uint32_t group, uint64_t epoch)
@@ -510,11 +514,7 @@ static uint64_t say_room(const char *path, uint64_t *total)
 
 static struct store *open_short_store(const char *path)
 {
-    struct store *store = NULL;
-    char error[512] = "";
-    const struct store_options options = {.path = path, .free_bytes = say_room};
-    cr_assert_eq(store_open(&options, &store, error, sizeof(error)), SLUICE_OK, "%s", error);
-    return store;
+    return open_store_with(&(struct store_options){.path = path, .free_bytes = say_room});
 }
 
 static bool wait_full(const struct store *store, bool full)
