@@ -11,7 +11,7 @@ static void send_map(struct node *self, struct node__subscriber *subscriber)
     const struct map *map = node__map(self);
     if (map == NULL || map->epoch <= subscriber->sent_epoch)
         return;
-    const char *text = node__map_text(self);
+    const char *text = participant_map_text(self->participant);
     const struct wire_header request = {.request_id = subscriber->request_id};
     subscriber->sent_epoch = map->epoch;
     host_reply(self->host, subscriber->link, &request, SLUICE_OK, WIRE_FLAG_MORE, text, strlen(text));

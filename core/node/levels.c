@@ -4,39 +4,12 @@
 
 #include "core/node/node__.h"
 
-bool levels__understood(uint32_t level, char *error, size_t error_size)
+void levels__follow_map(struct node *self, const struct map *map)
 {
-    if (level >= MAP_LEVEL_MIN && level <= MAP_LEVEL)
-        return true;
-    snprintf(error, error_size,
-             "the cluster works at level %u, and this release understands levels %u to %u: start this node with the "
-             "release that the others run; its data are as they were",
-             level, MAP_LEVEL_MIN, MAP_LEVEL);
-    return false;
-}
-
-void levels__heard(struct node *self, const struct node__member *member, uint32_t level)
-{
-    char words[240];
-    if (self->failed || levels__understood(level, words, sizeof(words)))
-        return;
-    LOG_ERROR("node", "node %u says that %s", member->id, words);
-    node__fail(self, SLUICE_VERSION, words);
-}
-
-bool levels__refused(const struct node *self, const struct node__member *member)
-{
-    const struct map *map = node__map(self);
-    return member->greeted && map != NULL && member->level_max < map->level;
-}
-
-void levels__follow_map(struct node *self)
-{
-    const struct map *map = node__map(self);
     char words[240];
     if (map->level == self->level_seen)
         return;
-    if (!levels__understood(map->level, words, sizeof(words))) {
+    if (!participant_understands(map->level, words, sizeof(words))) {
         node__fail(self, SLUICE_VERSION, words);
         return;
     }

@@ -90,13 +90,11 @@ static void peer_up(struct node *self, struct fabric_link *link)
     if (member->link != NULL && member->link != link)
         fabric_link_close(member->link); /* the newer one is of the living process */
     member->link = link;
-    member->greeted = false;
-    member->up_at_ns = clock_monotonic_ns();
     member->dial_backoff_ns = 0;
     member->last_words[0] = '\0';
     fabric_link_set_context(link, member);
     LOG_INFO("node", "node %u is connected (start %llu)", member->id, (unsigned long long)peer->incarnation);
-    members__greet(self, member);
+    participant_link_up(self->participant, member->id);
     host_peer_up(self->host, member->id);
 }
 
@@ -117,6 +115,7 @@ static void link_down(struct node *self, const struct fabric_event *event)
     }
     if (member->link == event->link) {
         member->link = NULL;
+        participant_link_down(self->participant, member->id);
         LOG_INFO("node", "node %u is gone: %s", member->id, event->text == NULL ? "" : event->text);
         host_peer_down(self->host, member->id, fabric_link_peer(event->link)->incarnation,
                        event->reason == FABRIC_DOWN_DEAD);
@@ -136,8 +135,8 @@ void links__event(void *arg, const struct fabric_event *event)
         break;
     case FABRIC_MESSAGE: {
         struct node__member *member = fabric_link_context(event->link);
-        if (member != NULL &&
-            (members__message(self, member, event->data, event->size) || self->failed || levels__refused(self, member)))
+        if (member != NULL && (participant_message(self->participant, member->id, event->data, event->size) ||
+                               self->failed || participant_refuses(self->participant, member->id)))
             break;
         if (member != NULL)
             host_peer_message(self->host, member->id, event->data, event->size);

@@ -439,7 +439,6 @@ enum sluice_status node_create(const struct node_options *options, struct node *
         for (size_t i = 0; i < self->member_count; i++)
             host_peer_add(self->host, self->members[i].id);
         status = groups__open(self, error, error_size);
-        members__follow_map(self);
     }
     if (status == SLUICE_OK)
         status = health__start(self, error, error_size);
@@ -502,10 +501,9 @@ static void round_once(struct node *self)
     links__dial(self, now);
     look_at_space(self, now);
     host_tick(self->host);
-    groups__register(self, now);
-    groups__settle(self, now);
+    participant_tick(self->participant, !atomic_load(&self->handing_over));
     host_flush(self->host);
-    groups__follow_map(self);
+    participant_follow(self->participant);
     lambdas__round(self);
     links__close_marked(self);
     fabric_flush(self->fabric);
@@ -530,7 +528,7 @@ static void hand_over(struct node *self)
         host_transfer_all(self->host);
     }
     /* The last words have to go out, and clients are told who leads now instead of losing their link. */
-    if (!self->handed_over && groups__led_nothing(self)) {
+    if (!self->handed_over && participant_led_nothing(self->participant)) {
         self->handed_over = true;
         self->hand_over_until_ns = now + (alone(self) ? 0 : HAND_OVER_LINGER_NS);
     }
@@ -544,7 +542,7 @@ static void look_whether_ready(struct node *self)
     uint64_t now = clock_monotonic_ns();
     if (now < self->ready_at_ns)
         return;
-    bool ready = groups__ready(self);
+    bool ready = participant_ready(self->participant);
     atomic_store(&self->ready, ready);
     self->ready_at_ns = now + (ready ? READY_EVERY_NS : READY_SOON_NS);
 }
@@ -555,11 +553,10 @@ static uint64_t sleep_ns(const struct node *self)
     uint64_t next = host_next_ns(self->host);
     uint64_t dial = links__next_ns(self);
     next = dial < next ? dial : next;
-    next = self->register_at_ns < next ? self->register_at_ns : next;
     next = self->space_at_ns < next ? self->space_at_ns : next;
     next = self->ready_at_ns < next ? self->ready_at_ns : next;
-    uint64_t settle = groups__next_ns(self);
-    next = settle < next ? settle : next;
+    uint64_t part = participant_next_ns(self->participant);
+    next = part < next ? part : next;
     if (self->hand_over_until_ns != 0 && now + HAND_OVER_LOOK_NS < next)
         next = now + HAND_OVER_LOOK_NS;
     return next <= now ? 0 : next - now;
@@ -631,10 +628,7 @@ void node_destroy(struct node *self)
     if (self->wal != NULL)
         wal_close(self->wal);
     host_destroy(self->host);
-    if (self->cluster != NULL)
-        cluster_destroy(self->cluster);
-    map_destroy(self->told_map);
-    free(self->told_text);
+    participant_destroy(self->participant);
     if (self->store != NULL)
         store_close(self->store);
     while (self->subscribers != NULL) {
@@ -654,20 +648,6 @@ void node_destroy(struct node *self)
     members__free(self);
     free_options(&self->options);
     free(self);
-}
-
-const struct map *node__map(const struct node *self)
-{
-    const struct map *own = self->cluster == NULL ? NULL : cluster_map(self->cluster);
-    return own == NULL || (self->told_map != NULL && self->told_map->epoch > own->epoch) ? self->told_map : own;
-}
-
-const char *node__map_text(const struct node *self)
-{
-    const struct map *map = node__map(self);
-    return map != NULL && map == self->told_map ? self->told_text
-           : self->cluster == NULL              ? NULL
-                                                : cluster_map_text(self->cluster);
 }
 
 int node_failed_fd(const struct node *self)

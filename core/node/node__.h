@@ -11,7 +11,7 @@
 #include "core/base/panic.h"
 #include "core/base/queue.h"
 #include "core/base/random.h"
-#include "core/cluster/cluster.h"
+#include "core/cluster/participant.h"
 #include "core/node/node.h"
 #include "core/rdma/fabric.h"
 #include "core/shard/host.h"
@@ -27,15 +27,7 @@ struct node__member {
     uint16_t id;
     char *addresses[NODE_ADDRESSES_MAX];
     size_t address_count;
-    bool known; /* to the map in force, and not gone */
-    /* What it said of itself on this link. */
-    bool greeted, holds_map;
-    uint32_t level_max;
-    uint64_t map_epoch;                                /* that it has, or that was sent to it */
-    uint64_t up_at_ns;                                 /* monotonic */
-    uint64_t lead_at_ns;                               /* the lead of a shard is not offered to it before */
-    uint32_t lead_offers, lead_held, lead_held_before; /* shards offered in this round; led here that are its own */
-    bool lead_offered;
+    bool known;               /* to the map in force, and not gone */
     struct fabric_link *link; /* up, or NULL */
     struct fabric_link *dialing;
     size_t next_address;
@@ -80,9 +72,7 @@ struct node {
     struct wal *wal;
     struct store *store;
     struct host *host;
-    struct cluster *cluster; /* the map as the map group's log has it here */
-    struct map *told_map;    /* the map as another node told it; NULL: none */
-    char *told_text;
+    struct participant *participant;
     struct queue *tasks; /* of struct node__task * */
     struct node__subscriber *subscribers;
     struct fabric_link *closing[64]; /* links to be closed at the end of the round */
@@ -90,15 +80,7 @@ struct node {
     struct node__lambdas *lambdas;
     void *health; /* health.c */
     uint64_t started_ns;
-    uint64_t map_epoch_seen;
     uint32_t level_seen; /* the level that the map had when it was followed last; 0: never */
-    uint64_t register_at_ns;
-    uint64_t settle_at_ns; /* when to look next whether shards that move have arrived */
-    uint64_t lead_at_ns;   /* when to look next whether others should lead what this node leads */
-    uint64_t erase_at_ns;  /* when to look next for what was left of shards that this node holds no more */
-    uint32_t erase_from;   /* the first group that was not looked at yet */
-    bool erased_left;
-    size_t register_turn; /* whom a change of the map is sent to next, where this node does not hold it */
     uint64_t space_at_ns;
     uint64_t ready_at_ns;
     uint64_t ticket;
@@ -118,38 +100,22 @@ struct node {
     atomic_bool gone; /* the reactor has ended; what it did not run of the tasks is dropped */
 };
 
-/* The newest map known here, from the log or from another node, borrowed until the next round; NULL before there is
- * one. */
+/* The newest map known here, borrowed until the next round; NULL before there is one. */
 const struct map *node__map(const struct node *self);
-const char *node__map_text(const struct node *self);
 
 /* join.c: a node that is added to a running cluster asks its members whom they are and to be taken in. Blocks. */
 enum sluice_status join__ask(struct node *self, char *error, size_t error_size) SLUICE_MUST_CHECK;
 
-/* members.c: who else there is, what they know of the map, and telling them. */
+/* members.c: who else there is. */
 struct node__member *members__find(struct node *self, uint32_t id);
 /* NULL: there is no room for another, or no memory. */
 struct node__member *members__make(struct node *self, uint16_t id);
 enum sluice_status members__add_address(struct node__member *member, const char *address) SLUICE_MUST_CHECK;
 void members__free(struct node *self);
-void members__follow_map(struct node *self);
-void members__greet(struct node *self, struct node__member *member);
-void members__greet_all(struct node *self);
-/* A message between nodes that is not the shards' business. False: it is. */
-bool members__message(struct node *self, struct node__member *member, const void *data, size_t size);
-/* Tells the map to those that do not hold it. */
-void members__tell(struct node *self);
-/* A change of the map, from wherever this node stands. */
-void members__change(struct node *self, const char *json, size_t size);
+void members__follow_map(struct node *self, const struct map *map);
 
 /* levels.c: releases side by side. */
-/* False, and why: this release does not understand the level. */
-bool levels__understood(uint32_t level, char *error, size_t error_size) SLUICE_MUST_CHECK;
-/* Another node says at which level the cluster works. */
-void levels__heard(struct node *self, const struct node__member *member, uint32_t level);
-/* Does it not understand the level at which the cluster works? Then nothing that it says counts. */
-bool levels__refused(const struct node *self, const struct node__member *member);
-void levels__follow_map(struct node *self);
+void levels__follow_map(struct node *self, const struct map *map);
 
 /* data.c: the data directory: who it belongs to, its lock, and the count of starts. */
 enum sluice_status data__open(struct node *self, char *error, size_t error_size) SLUICE_MUST_CHECK;
@@ -171,24 +137,15 @@ void links__send_client(void *arg, void *link, const struct slice *parts, unsign
                         uint32_t offset, uint32_t size);
 uint64_t links__client_pending(void *arg, void *link);
 
-/* groups.c: keeps the replicas of this node as the map wants them, and this process registered. */
+/* groups.c: this node's part in the cluster. */
 enum sluice_status groups__open(struct node *self, char *error, size_t error_size) SLUICE_MUST_CHECK;
-void groups__follow_map(struct node *self);
-void groups__register(struct node *self, uint64_t now);
-/* Reports shards whose members are what the map wants, and offers the lead to whom the map prefers. */
-void groups__settle(struct node *self, uint64_t now);
-uint64_t groups__next_ns(const struct node *self);
-/* Does this node lead nothing that another one could lead? */
-bool groups__led_nothing(const struct node *self);
-/* host_env.members and host_env.installed. */
-void groups__installed(void *arg, uint32_t group, uint64_t epoch);
-void groups__members_changed(void *arg, uint32_t group, uint64_t epoch, uint64_t members);
+/* As in host_env. */
 bool groups__owns(void *arg, uint32_t shard, const char *key, size_t size);
-void groups__caught_up(void *arg, uint32_t group, uint64_t epoch);
 enum sluice_status groups__map_apply(void *arg, const struct entry *entry, struct versions *versions,
                                      struct machine_outcome *outcome, char **reply);
-/* Are all groups that this node holds led by somebody? */
-bool groups__ready(const struct node *self);
+void groups__caught_up(void *arg, uint32_t group, uint64_t epoch);
+void groups__members_changed(void *arg, uint32_t group, uint64_t epoch, uint64_t members);
+void groups__installed(void *arg, uint32_t group, uint64_t epoch);
 
 /* control.c: requests that are not the shards' business. */
 void control__request(void *arg, void *link, const struct wire_header *header, const void *body);
