@@ -63,7 +63,7 @@ next_release := $(out)/next/sluiced
 chaos_programs := $(out)/tests/chaos/load $(out)/tests/chaos/weather
 test_programs := $(unit_programs) $(sim_program) $(sim_paxos) $(out)/tests/linear $(chaos_programs) $(next_release) $(addprefix $(out)/,$(single))
 
-.PHONY: all run deps test chaos kills unit units tests sim sim-paxos sim-campaign coverage mutants model bench demo fuzz fuzzers libraries format clean help
+.PHONY: all run deps test chaos kills unit units tests sim sim-paxos sim-campaign coverage mutants model bench demo fuzz fuzzers rdma-vm libraries format clean help
 all: libraries $(programs) $(modules) ## build the programs and the example lambdas (the default)
 libraries: $(libraries)
 tests: $(test_programs) ## build every test program
@@ -206,6 +206,11 @@ chaos: ## real processes in network namespaces, faults from SEED= for MINUTES=1 
 	@scripts/deps build test
 	@$(MAKE) --no-print-directory -j$(jobs) all tests
 	@SLUICE_BUILD=$(out) exec tests/chaos/run --minutes $(or $(MINUTES),1) $(if $(NODES),--nodes $(NODES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+rdma-vm: ## the fabric on real verbs: a virtual machine with RDMA devices (NAME= one part)
+	@scripts/deps build test
+	@$(MAKE) --no-print-directory -j$(jobs) all units
+	@exec tests/rdma-vm/run $(out) $(NAME)
 
 demo: ## the farm: cameras, cows and lambdas on this machine
 	@scripts/deps build demo
