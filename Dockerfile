@@ -1,4 +1,4 @@
-# Sluice in a container: `sluiced`, `sluice-gateway`, `sluice` and the example lambdas.
+# Sluice in a container: `sluiced`, `sluice-gateway`, `sluice`, `fabric-perf` and the example lambdas.
 #
 #   docker build -t sluice .
 #   docker run --rm -p 127.0.0.1:8080:8080 -v sluice:/var/lib/sluice sluice \
@@ -14,7 +14,7 @@ RUN scripts/deps build && rm -rf /var/lib/apt/lists/*
 COPY . .
 RUN make -j"$(nproc)" BUILD=/build all \
     && install -d /stage/bin /stage/lambdas \
-    && install -s -m 0755 /build/sluice /build/sluiced /build/sluice-gateway /stage/bin/ \
+    && install -s -m 0755 /build/sluice /build/sluiced /build/sluice-gateway /build/fabric-perf /stage/bin/ \
     && install -m 0644 /build/lambdas/*.so /stage/lambdas/
 
 FROM debian:bookworm-slim

@@ -50,7 +50,7 @@ library = $(out)/lib$(notdir $(1)).a
 proto_c := $(patsubst %.proto,$(out)/gen/%.pb-c.c,$(protos)) $(out)/gen/api/proto/descriptors.pb-c.c
 libraries := $(foreach d,$(folders),$(call library,$(d)))
 programs := $(if $(call sources,cli),$(out)/sluice) $(if $(call sources,core/node/main),$(out)/sluiced) \
-            $(if $(call sources,gateway/main),$(out)/sluice-gateway)
+            $(if $(call sources,gateway/main),$(out)/sluice-gateway) $(out)/fabric-perf
 modules := $(patsubst %,$(out)/lambdas/%.so,$(lambdas))
 unit_programs := $(patsubst %,$(out)/tests/unit-%,$(units))
 fixtures := $(patsubst %.c,$(out)/%.so,$(wildcard tests/unit/*/fixtures/*.c)) # shared objects that tests load
@@ -74,7 +74,7 @@ units: $(unit_programs)
 # Changed flags rebuild everything, and a removed source leaves its archive.
 stamp = $(shell mkdir -p $(dir $(1)); printf '%s\n' '$(2)' | cmp -s - $(1) || printf '%s\n' '$(2)' >$(1))
 $(call stamp,$(out)/flags,$(CC) $(CXX) $(cflags) $(cxxflags) $(LDFLAGS) $(libs))
-$(call stamp,$(out)/sources,$(call sources,$(folders) cli core/node/main gateway/main $(sort $(dir $(wildcard tests/*/*.c tests/*/main/*.c tests/sim/paxos/*.c tests/unit/*/*.c)))))
+$(call stamp,$(out)/sources,$(call sources,$(folders) cli core/node/main core/rdma/main gateway/main $(sort $(dir $(wildcard tests/*/*.c tests/*/main/*.c tests/sim/paxos/*.c tests/unit/*/*.c)))))
 
 $(out)/%.c.o: %.c $(out)/flags | $(proto_c)
 	$(call say,CC,$<)mkdir -p $(@D); $(CC) $(cflags) -c -o $@ $<
@@ -106,6 +106,7 @@ link = $(CXX) $(mode) $(LDFLAGS) -pthread -o $@ $(filter %.o,$^) $(filter %.a,$^
 $(out)/sluice: $(call objects,cli)
 $(out)/sluiced: $(call objects,core/node/main)
 $(out)/sluice-gateway: $(call objects,gateway/main)
+$(out)/fabric-perf: $(call objects,core/rdma/main)
 $(next_release): $(out)/next/api/release.c.o $(call objects,core/node/main)
 $(check_library): $(call objects,tests/check)
 $(out)/tests/linear: $(call objects,tests/check/main) $(check_library)
@@ -127,6 +128,8 @@ $(foreach u,$(units),$(eval $(out)/tests/unit-$(u): $(call objects,tests/unit/$(
 $(out)/tests/unit-client: LDFLAGS += -Wl,--wrap=clock_monotonic_ns
 # The CLI is a program and no archive: its tests see what its commands share.
 $(out)/tests/unit-cli: $(patsubst %,$(out)/cli/%.c.o,common show sse)
+# So is fabric-perf.
+$(out)/tests/unit-rdma: $(patsubst %,$(out)/core/rdma/main/%.c.o,histogram judge)
 $(unit_programs): LDLIBS += -lcriterion
 $(foreach u,$(units),$(eval $(out)/tests/unit-$(u): | $(filter $(out)/tests/unit/$(u)/%,$(fixtures))))
 # The example lambdas are loaded like any other; their tests make images.
