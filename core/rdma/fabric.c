@@ -21,6 +21,7 @@
 #define PENDING_BYTES_MAX_DEFAULT  (UINT64_C(256) << 20)
 #define CONNECT_TIMEOUT_MS_DEFAULT 2000u
 #define ACCEPTS_PER_POLL           64
+#define SHAKES_PER_POLL            8 /* half a millisecond each with P-256; leases must not wait for a crowd of newcomers */
 #define ACCEPT_RETRY_NS            (100 * NS_PER_MS)
 #define GREETING_MAX               1024u /* strangers that say nothing hold at most so many descriptors */
 #define LOG_LINES_MAX              10u
@@ -49,6 +50,7 @@ static enum sluice_status read_options(struct fabric *self, const struct fabric_
     struct fabric_options *own = &self->options;
     own->spin_ns = UINT32_MAX;
     memcpy(own, options, options->size < sizeof(*own) ? options->size : sizeof(*own));
+    (void)fabric__tls_ref(own->tls);
     if (own->identity.role != FABRIC_ROLE_NODE && own->identity.role != FABRIC_ROLE_CLIENT)
         return SLUICE_INVALID;
     if (own->ring_bytes != 0 && !ring__size_valid(own->ring_bytes))
@@ -88,6 +90,7 @@ static void give_back(struct fabric *self)
     free(self->attended);
     free(self->slots);
     free(self->staging);
+    fabric_tls_destroy(self->options.tls);
     free(self);
 }
 
@@ -365,6 +368,7 @@ unsigned fabric_poll(struct fabric *self, unsigned budget, fabric_handler handle
 {
     ASSERT(!self->in_poll);
     self->in_poll = true;
+    self->shakes_left = SHAKES_PER_POLL;
     self->handler = handler;
     self->handler_arg = arg;
     self->events = 0;

@@ -19,6 +19,7 @@
 struct fabric;
 struct fabric_link;   /* a reliable, ordered connection to one process; the fabric frees it after LINK_DOWN */
 struct fabric_region; /* registered memory */
+struct fabric_tls;    /* a certificate, its key, and whose certificates are accepted */
 
 /* Who a process is. Exchanged in the handshake and checked on both sides before LINK_UP. */
 struct fabric_identity {
@@ -40,7 +41,19 @@ struct fabric_options {
                                     once a process, at most 20 us, and ever more seldom while it does not pay */
     uint32_t connect_timeout_ms; /* with looking the name up and the handshake; 0: 2,000 */
     uint32_t accept_from_node;   /* reserved, 0 */
+    struct fabric_tls *tls;      /* NULL: tcp in the clear. Else every tcp link is TLS 1.3, whoever connects; the fabric
+                                    takes      a reference */
 };
+
+/* Reads PEM files: certificates that sign the peers', our own with its chain, its key. All three or none (then *out is
+ * NULL and OK is returned). They are read once: new files count from the next start on. Each side must show a
+ * certificate that the CA has signed; names in it are not looked at, so the CA should be the cluster's own. Who comes
+ * as a node needs a certificate for servers and for clients, a client one for clients (extended key usage, where it is
+ * given). On failure `error` says what was expected and what came. */
+enum sluice_status fabric_tls_create(const char *ca, const char *certificate, const char *key, struct fabric_tls **out,
+                                     char *error, size_t error_size) SLUICE_MUST_CHECK;
+/* Gives the caller's reference back. NULL is ignored. */
+void fabric_tls_destroy(struct fabric_tls *self);
 
 enum sluice_status fabric_create(const struct fabric_options *options, struct fabric **out) SLUICE_MUST_CHECK;
 /* Closes all links without reporting them. */

@@ -11,6 +11,7 @@
 
 #include "api/release.h"
 #include "core/rdma/fabric.h"
+#include "core/rdma/fabric__tls.h"
 #include "core/rdma/ring.h"
 
 struct iovec;
@@ -222,6 +223,8 @@ struct fabric__tcp {
     bool blocked; /* the socket is full */
     bool connecting;
     bool hung;
+    bool securing;                   /* the TLS handshake is under way */
+    struct fabric__session *session; /* NULL: in the clear */
     /* what is being received */
     uint8_t header[32];
     uint32_t header_have;
@@ -370,8 +373,9 @@ struct fabric {
     uint64_t *attended;             /* the bits of links in the active list, word by word as in the bell */
 
     bool in_poll;
-    bool armed; /* bell->sleeping was set */
-    bool fresh; /* the kernel was asked since the last poll */
+    unsigned shakes_left; /* costly steps of TLS handshakes that this poll may still take */
+    bool armed;           /* bell->sleeping was set */
+    bool fresh;           /* the kernel was asked since the last poll */
     bool timer_fired;
     bool listener_ready;
     unsigned greeting; /* accepted links that are not up */

@@ -169,6 +169,7 @@ static enum sluice_status tcp_accept(struct fabric__listener *listener)
         return SLUICE_MEMORY;
     }
     link->fd = fd;
+    link->tcp.securing = self->options.tls != NULL;
     set_options(fd);
     address_text((const struct sockaddr *)&from, size, link->name, sizeof(link->name));
     if (fabric__epoll_add(self, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &link->source) != SLUICE_OK) {
@@ -250,7 +251,9 @@ static void on_connected(struct fabric_link *link)
     fabric__lookup_release(link->tcp.lookup);
     link->tcp.lookup = NULL;
     link->tcp.next_address = NULL;
-    fabric__greet(link);
+    link->tcp.securing = link->fabric->options.tls != NULL;
+    if (!link->tcp.securing)
+        fabric__greet(link);
 }
 
 /* --- handshake --- */
@@ -258,7 +261,8 @@ static void on_connected(struct fabric_link *link)
 static enum sluice_status send_all(struct fabric_link *link, const void *data, size_t size)
 {
     /* The first few hundred bytes of a connection always fit its buffer. */
-    ssize_t sent = send(link->fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    struct iovec all = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
+    ssize_t sent = tcp__socket_write(link, &all, 1);
     return sent == (ssize_t)size ? SLUICE_OK : SLUICE_CLOSED;
 }
 
@@ -307,6 +311,12 @@ static size_t expected_size(const struct fabric_link *link)
 
 static void not_a_handshake(struct fabric_link *link)
 {
+    static const uint8_t tls[] = {0x16, 0x03};
+    if (link->tcp.hello_have >= sizeof(tls) && memcmp(link->tcp.hello, tls, sizeof(tls)) == 0) {
+        fabric__fail(link, FABRIC_DOWN_PROTOCOL,
+                     "expected a connection in the clear, came TLS: give this side a CA, a certificate and a key too");
+        return;
+    }
     char text[64];
     fabric__describe(link->tcp.hello, link->tcp.hello_have < 12 ? link->tcp.hello_have : 12, text, sizeof(text));
     fabric__fail(link, FABRIC_DOWN_PROTOCOL, "expected a Sluice handshake, came something that begins with \"%s\"",
@@ -319,12 +329,14 @@ static bool handshake_read(struct fabric_link *link)
 {
     struct fabric__tcp *tcp = &link->tcp;
     size_t want = expected_size(link) - tcp->hello_have;
-    ssize_t got = recv(link->fd, tcp->hello + tcp->hello_have, want, MSG_DONTWAIT);
+    struct iovec rest = {.iov_base = tcp->hello + tcp->hello_have, .iov_len = want};
+    bool more;
+    ssize_t got = tcp__socket_read(link, &rest, 1, &more);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return errno == EINTR;
     if (got <= 0) {
         fabric__fail(link, FABRIC_DOWN_CLOSED, "%s closed the connection during the handshake%s%s", link->name,
-                     got < 0 ? ": " : "", got < 0 ? strerror(errno) : "");
+                     got < 0 ? ": " : "", got < 0 ? tcp__socket_error(link) : "");
         return false;
     }
     tcp->hello_have += (uint32_t)got;
@@ -339,7 +351,11 @@ static bool handshake_read(struct fabric_link *link)
     if (expected == sizeof(struct fabric__hello)) {
         struct fabric__hello hello;
         memcpy(&hello, tcp->hello, sizeof(hello));
-        fabric__on_hello(link, &hello);
+        if (tcp->session && hello.role == FABRIC_ROLE_NODE && !fabric__session_may_serve(tcp->session))
+            fabric__refuse(link, "a node's TLS certificate was expected (extended key usage: serverAuth), came one for "
+                                 "clients alone");
+        else
+            fabric__on_hello(link, &hello);
     } else {
         struct fabric__verdict verdict;
         memcpy(&verdict, tcp->hello, sizeof(verdict));
@@ -359,18 +375,41 @@ static bool tcp_work(const struct fabric_link *link)
 static bool tcp_rest(struct fabric_link *link)
 {
     /* A look-up rings no bell of the link's: it is looked at while it lasts. */
-    return link->state != LINK__OPENING || link->tcp.connecting;
+    return link->state != LINK__OPENING || link->tcp.connecting || link->tcp.securing;
+}
+
+/* True: there is a session now. */
+static bool secure(struct fabric_link *link, unsigned flags)
+{
+    if (link->fabric->shakes_left == 0) {
+        link->flags |= flags; /* the next poll has time again */
+        return false;
+    }
+    if (flags & (LINK__SENDABLE | LINK__READABLE | LINK__HUNG) && tcp__secure(link)) {
+        link->tcp.securing = false;
+        /* What came behind the handshake may have been read with it. */
+        link->flags |= LINK__READABLE;
+        fabric__activate(link);
+        return true;
+    }
+    if (link->state < LINK__ENDING && (flags & LINK__TIMER))
+        fabric__handshake_expired(link);
+    return false;
 }
 
 static void service_handshake(struct fabric_link *link, unsigned flags)
 {
+    if (link->tcp.securing) {
+        (void)secure(link, flags);
+        return;
+    }
     if (flags & LINK__READABLE) {
         while (link->state < LINK__ANSWERED && handshake_read(link))
             continue;
     }
     if (link->state == LINK__ANSWERED)
-        link->flags |=
-            flags & LINK__READABLE; /* behind the verdict there may be more, for which there is no further edge */
+        /* Behind the verdict there may be more, for which there is no further edge. */
+        link->flags |= link->tcp.session ? (unsigned)LINK__READABLE : flags & LINK__READABLE;
     else if (flags & LINK__TIMER)
         fabric__handshake_expired(link);
 }
@@ -390,6 +429,8 @@ static void tcp_service(struct fabric_link *link)
             on_lookup(link);
         else if (link->tcp.connecting && (flags & (LINK__SENDABLE | LINK__READABLE)))
             on_connected(link);
+        if (link->tcp.securing && secure(link, flags))
+            fabric__greet(link);
         if (link->state == LINK__OPENING && (flags & LINK__TIMER))
             fabric__handshake_expired(link);
         return;
@@ -398,6 +439,9 @@ static void tcp_service(struct fabric_link *link)
         service_handshake(link, flags);
         return;
     }
+    /* TLS may have to send before it can read, and the other way round. */
+    if (link->tcp.session && flags & (LINK__SENDABLE | LINK__READABLE))
+        flags |= LINK__READABLE | LINK__SENDABLE;
     if (flags & LINK__SENDABLE) {
         link->tcp.blocked = false;
         tcp__publish(link);
@@ -422,6 +466,9 @@ static enum sluice_status tcp_permit(struct fabric_region *region, struct fabric
 
 static void tcp_close(struct fabric_link *link)
 {
+    fabric__session_destroy(link->tcp.session);
+    link->tcp.session = NULL;
+    link->tcp.securing = false;
     close_socket(&link->fd);
     tcp__drop_out(link);
     link->tcp.into = NULL;

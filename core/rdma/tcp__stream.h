@@ -22,6 +22,15 @@ struct tcp__frame {
 _Static_assert(sizeof(struct tcp__frame) == 32, "frozen layout");
 _Static_assert(sizeof(struct tcp__frame) == sizeof(((struct fabric__tcp *)0)->header), "a header is collected there");
 
+/* tcp_socket.c: the socket, or the TLS session before it. As recvmsg and sendmsg: -1 and errno. `*more`: there may be
+ * more to read at once. */
+ssize_t tcp__socket_read(struct fabric_link *link, const struct iovec *vectors, size_t count, bool *more);
+ssize_t tcp__socket_write(struct fabric_link *link, struct iovec *vectors, size_t count);
+/* What errno of one of these means. */
+const char *tcp__socket_error(const struct fabric_link *link);
+/* The next step to a TLS session, if there is to be one. True: the link's own handshake may go on. */
+bool tcp__secure(struct fabric_link *link);
+
 /* Reads what has come, straight to where it goes. */
 void tcp__receive(struct fabric_link *link);
 /* Applies received bytes in order. False: the link has failed. */

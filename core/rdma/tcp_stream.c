@@ -3,8 +3,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #include "core/base/panic.h"
 #include "core/rdma/tcp__stream.h"
@@ -185,11 +183,7 @@ static void consume(struct fabric_link *link, size_t bytes)
 /* Sends a gather list. Returns what the socket took; marks the link blocked, or fails it. */
 static size_t send_vectors(struct fabric_link *link, struct iovec *vectors, size_t count)
 {
-    struct msghdr message = {.msg_iov = vectors, .msg_iovlen = count};
-    ssize_t sent;
-    do
-        sent = sendmsg(link->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    while (sent < 0 && errno == EINTR);
+    ssize_t sent = tcp__socket_write(link, vectors, count);
     if (sent >= 0) {
         link->fabric->woke_peer = true; /* nobody can know; a peer behind a socket mostly sleeps */
         return (size_t)sent;
@@ -198,7 +192,7 @@ static size_t send_vectors(struct fabric_link *link, struct iovec *vectors, size
         link->tcp.blocked = true;
         link->writable_owed = true;
     } else {
-        fabric__fail(link, FABRIC_DOWN_CLOSED, "the connection broke: %s", strerror(errno));
+        fabric__fail(link, FABRIC_DOWN_CLOSED, "the connection broke: %s", tcp__socket_error(link));
     }
     return 0;
 }
@@ -278,7 +272,7 @@ enum sluice_status tcp__place(struct fabric_link *link, const struct ring__plan 
             referenced = size;
         }
     }
-    if (!tcp->out_first && !tcp->blocked && !reference && plan->payload_size >= DIRECT_BYTES_MIN &&
+    if (!tcp->out_first && !tcp->blocked && !tcp->session && !reference && plan->payload_size >= DIRECT_BYTES_MIN &&
         pieces <= VECTORS_MAX)
         return place_direct(link, plan, message, offset);
     if (tcp->batch && tcp->batch_bytes >= BATCH_BYTES_MAX)
@@ -552,19 +546,19 @@ static size_t receive_once(struct fabric_link *link, bool *full)
     struct fabric *self = link->fabric;
     struct fabric__tcp *tcp = &link->tcp;
     struct iovec vectors[2];
-    int count = 0;
+    size_t count = 0;
     size_t direct = tcp->in_payload && tcp->into ? (size_t)tcp->left : 0;
     if (direct > 0)
         vectors[count++] = (struct iovec){.iov_base = tcp->into, .iov_len = direct};
     vectors[count++] = (struct iovec){.iov_base = self->staging, .iov_len = STAGING_BYTES};
-    ssize_t got = readv(link->fd, vectors, count);
-    *full = got == (ssize_t)(direct + STAGING_BYTES);
+    ssize_t got = tcp__socket_read(link, vectors, count, full);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
         *full = errno == EINTR;
         return 0;
     }
     if (got <= 0) {
-        fabric__fail(link, FABRIC_DOWN_CLOSED, "%s", got == 0 ? "the peer closed the connection" : strerror(errno));
+        fabric__fail(link, FABRIC_DOWN_CLOSED, "%s",
+                     got == 0 ? "the peer closed the connection" : tcp__socket_error(link));
         return 0;
     }
     size_t placed = (size_t)got < direct ? (size_t)got : direct;

@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/unit/rdma/certificates.h"
+
 static void handle(void *arg, const struct fabric_event *event)
 {
     struct peer *self = arg;
@@ -51,9 +53,23 @@ struct fabric_options peer_options(uint32_t role)
     };
 }
 
+static struct fabric_tls *common_tls;
+
+void peers_use_tls(void)
+{
+    char error[256] = "";
+    struct certificate own = certificate_make((struct certificate_options){0});
+    cr_assert_eq(fabric_tls_create(certificate_authority(AUTHORITY_OURS), own.path, own.key_path, &common_tls, error,
+                                   sizeof(error)),
+                 SLUICE_OK, "%s", error);
+}
+
 void peer_create(struct peer *self, const struct fabric_options *options)
 {
-    cr_assert_eq(fabric_create(options, &self->fabric), SLUICE_OK);
+    struct fabric_options with = *options;
+    if (!with.tls)
+        with.tls = common_tls;
+    cr_assert_eq(fabric_create(&with, &self->fabric), SLUICE_OK);
 }
 
 void peer_destroy(struct peer *self)

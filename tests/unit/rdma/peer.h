@@ -56,7 +56,10 @@ enum sluice_status peer_send_buf(struct peer *self, struct buf *buf);
 unsigned peers_step(struct peer *a, struct peer *b, struct peer *c);
 void peers_rest(void);
 
-/* A test over each provider. */
+/* From now on every peer has a certificate of one authority, unless its options say otherwise. */
+void peers_use_tls(void);
+
+/* A test over each provider, and over tcp with TLS. */
 #define OVER_BOTH(suite, promise)                                                                                      \
     static void promise(const char *scheme);                                                                           \
     Test(suite, promise##_over_shm)                                                                                    \
@@ -65,6 +68,11 @@ void peers_rest(void);
     }                                                                                                                  \
     Test(suite, promise##_over_tcp)                                                                                    \
     {                                                                                                                  \
+        promise("tcp");                                                                                                \
+    }                                                                                                                  \
+    Test(suite, promise##_over_tls)                                                                                    \
+    {                                                                                                                  \
+        peers_use_tls();                                                                                               \
         promise("tcp");                                                                                                \
     }                                                                                                                  \
     static void promise(const char *scheme)
