@@ -91,9 +91,10 @@ static int no_password(char *data, int size, int writing, void *arg)
     return 0;
 }
 
-static const char *last_reason(void)
+/* The first of what went wrong, which the rest follows from. */
+static const char *first_reason(void)
 {
-    unsigned long code = ERR_peek_last_error();
+    unsigned long code = ERR_peek_error();
     if (ERR_SYSTEM_ERROR(code))
         return strerror(ERR_GET_REASON(code));
     const char *reason = ERR_reason_error_string(code);
@@ -120,19 +121,20 @@ static enum sluice_status load(SSL_CTX *context, const char *ca, const char *cer
                                size_t error_size)
 {
     if (SSL_CTX_load_verify_file(context, ca) != 1) {
-        (void)snprintf(error, error_size, "the TLS CA %s: PEM certificates were expected; came: %s", ca, last_reason());
+        (void)snprintf(error, error_size, "the TLS CA %s: PEM certificates were expected; came: %s", ca,
+                       first_reason());
         return SLUICE_INVALID;
     }
     if (SSL_CTX_use_certificate_chain_file(context, certificate) != 1) {
         (void)snprintf(error, error_size,
                        "the TLS certificate %s: a PEM certificate and its chain were expected; came: %s", certificate,
-                       last_reason());
+                       first_reason());
         return SLUICE_INVALID;
     }
     if (SSL_CTX_use_PrivateKey_file(context, key, SSL_FILETYPE_PEM) != 1) {
         (void)snprintf(error, error_size,
                        "the TLS key %s: the PEM key of the certificate %s, without a password, was expected; came: %s",
-                       key, certificate, last_reason());
+                       key, certificate, first_reason());
         return SLUICE_INVALID;
     }
     look_at_own(context, certificate);
@@ -143,8 +145,8 @@ static bool configure(SSL_CTX *context)
 {
     SSL_CTX_set_default_passwd_cb(context, no_password);
     SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
-    SSL_CTX_set_mode(context,
-                     SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                                  SSL_MODE_RELEASE_BUFFERS | SSL_MODE_NO_AUTO_CHAIN);
     /* A link is set up once and lasts: nothing to resume, and a session ticket is one more secret. */
     (void)SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     (void)SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
@@ -261,9 +263,9 @@ static void explain(struct fabric__session *self)
         (void)snprintf(self->error, sizeof(self->error), "TLS 1.3 was expected, came an older one");
     else if (said(code, "alert") && (said(code, "certificate") || said(code, "unknown ca")))
         (void)snprintf(self->error, sizeof(self->error), "the peer does not accept our TLS certificate: %s",
-                       last_reason());
+                       first_reason());
     else
-        (void)snprintf(self->error, sizeof(self->error), "TLS: %s", last_reason());
+        (void)snprintf(self->error, sizeof(self->error), "TLS: %s", first_reason());
 }
 
 /* What a call came to that did not succeed. 0: the peer has closed. */
@@ -300,7 +302,7 @@ enum fabric__shake fabric__session_shake(struct fabric__session *self)
     ssize_t left = failed(self, result, errno);
     if (left < 0 && errno == EAGAIN)
         return SHAKE__AGAIN;
-    if (left == 0)
+    if (left == 0 || errno == ECONNRESET || errno == EPIPE)
         (void)snprintf(self->error, sizeof(self->error),
                        "the peer closed the connection during the TLS handshake: does it expect TLS?");
     return SHAKE__FAILED;
