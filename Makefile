@@ -116,6 +116,7 @@ $(sim_paxos): $(call objects,tests/sim/paxos)
 $(out)/tests/sim/sim: LDFLAGS += -Wl,--wrap=clock_monotonic_ns,--wrap=clock_realtime_ns,--wrap=random_os
 # Reads of the store can fail there.
 $(out)/tests/sim/sim: LDFLAGS += -Wl,--wrap=versions_entry,--wrap=versions_latest,--wrap=versions_by_version,--wrap=versions_by_time,--wrap=versions_repair
+$(out)/tests/sim/sim: LDFLAGS += -Wl,--wrap=versions_destroy,--wrap=versions_erase,--wrap=store_erase,--wrap=store_next_group,--wrap=store_flush
 $(out)/tests/unit-check: $(call objects,tests/unit/check) $(check_library)
 $(out)/tests/chaos/load: $(out)/tests/chaos/load.c.o $(out)/tests/chaos/http.c.o
 $(out)/tests/chaos/weather: $(out)/tests/chaos/weather.c.o

@@ -41,8 +41,9 @@ void arrival__register(struct participant *self, uint64_t now)
         self->register_at_ns = now + NS_PER_S; /* not a member yet, or not any more: only a new map can change that */
         return;
     }
-    if (node->incarnation == self->options.incarnation && node->level_max == MAP_LEVEL) {
-        self->register_at_ns = UINT64_MAX;
+    if (node->state != MAP_NODE_JOINING && node->incarnation == self->options.incarnation &&
+        node->level_max == MAP_LEVEL) {
+        self->register_at_ns = UINT64_MAX; /* until another map says otherwise */
         return;
     }
     char incarnation[24];

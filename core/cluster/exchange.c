@@ -68,25 +68,25 @@ bool participant_refuses(const struct participant *self, uint16_t node)
     return self->peers[node].greeted && map != NULL && self->peers[node].level_max < map->level;
 }
 
-/* Not told: who is fed by the map group's log. Who only believes that it is, but is no member by the map, is told too:
- * that is how a node that was away learns that it was removed. */
-static bool to_be_told(const struct participant *self, const struct map *map, uint16_t node)
+static void tell(struct participant *self, uint16_t node)
 {
-    const struct participant__peer *peer = &self->peers[node];
-    return peer->up && peer->greeted && peer->map_epoch < map->epoch &&
-           !(peer->holds_map && map_replica_find(&map->group, node) != NULL);
+    const struct map *map = participant_map(self);
+    struct participant__peer *peer = &self->peers[node];
+    if (map == NULL || !peer->up || !peer->greeted || peer->map_epoch >= map->epoch)
+        return;
+    const char *text = participant_map_text(self);
+    peer->map_epoch = map->epoch;
+    send_to(self, node, EXCHANGE_MAP, text, strlen(text));
 }
 
+/* Not told of each change: who is fed by the map group's log. Who only believes that it is, but is no member by the
+ * map, is told too: that is how a node learns that it was removed. */
 void exchange__tell(struct participant *self)
 {
     const struct map *map = participant_map(self);
-    const char *text = participant_map_text(self);
-    for (uint16_t node = 1; map != NULL && node < PARTICIPANT_NODES; node++) {
-        if (!to_be_told(self, map, node))
-            continue;
-        self->peers[node].map_epoch = map->epoch;
-        send_to(self, node, EXCHANGE_MAP, text, strlen(text));
-    }
+    for (uint16_t node = 1; map != NULL && node < PARTICIPANT_NODES; node++)
+        if (!self->peers[node].holds_map || map_replica_find(&map->group, node) == NULL)
+            tell(self, node);
 }
 
 static void on_greeting(struct participant *self, uint16_t from, const void *data, size_t size)
@@ -113,7 +113,8 @@ static void on_greeting(struct participant *self, uint16_t from, const void *dat
     peer->level_max = greeting.level_max;
     peer->holds_map = greeting.holds_map != 0;
     peer->map_epoch = greeting.map_epoch;
-    exchange__tell(self);
+    /* Even if it believes that the log feeds it: it may hold an earlier placement's replica, which nobody feeds. */
+    tell(self, from);
 }
 
 static void on_map(struct participant *self, uint16_t from, const void *data, size_t size)

@@ -236,6 +236,23 @@ static void forget_memory(struct map *map, uint16_t node, uint64_t incarnation)
     }
 }
 
+/* What is said is so already: no new map for it. */
+static void unchanged(struct edit *edit)
+{
+    map_destroy(edit->next);
+    edit->next = NULL;
+}
+
+static bool same_addresses(const struct map_node *node, const json_t *list)
+{
+    bool same = node->address_count == json_array_size(list);
+    for (size_t i = 0; same && i < node->address_count; i++) {
+        const char *text = json_string_value(json_array_get(list, i));
+        same = text != NULL && strcmp(text, node->addresses[i]) == 0;
+    }
+    return same;
+}
+
 static enum sluice_status set_addresses(struct map_node *node, const json_t *list)
 {
     size_t count = json_array_size(list) < ADDRESSES_MAX ? json_array_size(list) : ADDRESSES_MAX;
@@ -283,13 +300,19 @@ enum sluice_status membership__register(struct edit *edit)
     if (!level_understood(edit, id, &low, &high))
         return SLUICE_OK;
     bool arrives = node->state == MAP_NODE_JOINING;
+    const json_t *addresses = json_object_get(edit->document, "addresses");
+    if (!arrives && node->incarnation == incarnation && node->level_min == low && node->level_max == high &&
+        same_addresses(node, addresses)) {
+        unchanged(edit);
+        return SLUICE_OK;
+    }
     node->incarnation = incarnation;
     node->level_min = low;
     node->level_max = high;
     if (arrives)
         node->state = MAP_NODE_UP;
     raise_level(map);
-    enum sluice_status status = set_addresses(node, json_object_get(edit->document, "addresses"));
+    enum sluice_status status = set_addresses(node, addresses);
     if (status != SLUICE_OK)
         return status;
     forget_memory(map, (uint16_t)id, incarnation);
@@ -311,6 +334,8 @@ enum sluice_status membership__admit(struct edit *edit)
         shard == NULL || member == NULL ? NULL : map_replica_find(shard, (uint16_t)node);
     if (replica == NULL || member->incarnation != incarnation)
         change__refuse(edit, SLUICE_CONFLICT, "the shard, the node or its process is no longer what it was");
+    else if (replica->incarnation == incarnation)
+        unchanged(edit); /* said before */
     else
         ((struct map_replica *)(uintptr_t)replica)->incarnation = incarnation;
     return SLUICE_OK;
@@ -459,8 +484,7 @@ static enum sluice_status reply_unchanged(struct edit *edit, const struct map_no
                                           const struct map_node *replaced)
 {
     enum sluice_status status = reply(edit, node, replaced);
-    map_destroy(edit->next);
-    edit->next = NULL;
+    unchanged(edit);
     return status;
 }
 
@@ -560,9 +584,7 @@ enum sluice_status membership__settled(struct edit *edit)
         any = settle(edit->next, item) || any;
     }
     finish_drains(edit->next);
-    if (!any) { /* said before: no new map for it */
-        map_destroy(edit->next);
-        edit->next = NULL;
-    }
+    if (!any)
+        unchanged(edit);
     return SLUICE_OK;
 }

@@ -27,8 +27,11 @@ static void set_founders(struct host_group *group, uint64_t founders, const stru
  * ends the log's saying so. (A volatile one's do only when it is admitted.) */
 static enum sluice_status add_group(struct participant *self, struct host_group *group)
 {
+    enum sluice_status status =
+        group->versions == NULL ? self->env.versions(self->env.arg, group, &group->versions) : SLUICE_OK;
     group->lost = self->env.lost(self->env.arg, group->group);
-    enum sluice_status status = host_group_add(self->host, group);
+    if (status == SLUICE_OK)
+        status = host_group_add(self->host, group);
     if (status == SLUICE_OK && group->lost && !(group->memory_only && group->amnesiac))
         status = self->env.mend(self->env.arg, group->group, group->epoch);
     return status;
@@ -78,9 +81,11 @@ void residence__erase_left(struct participant *self, const struct map *map, uint
         if (!closed)
             LOG_INFO("cluster", "group=%u was left while this node was down; what is held of it is erased", group);
         enum sluice_status status = host_erase_left(self->host, group);
-        if (status != SLUICE_OK)
+        if (status == SLUICE_STORAGE_FULL)
+            self->erase_from = group; /* the word that it has gone finds no room */
+        else if (status != SLUICE_OK)
             participant__fail(self, status, "what was left of a shard could not be erased");
-        self->erase_at_ns = now + ERASE_EVERY_NS;
+        self->erase_at_ns = now + (status == SLUICE_OK ? ERASE_EVERY_NS : NS_PER_S);
         return;
     }
     self->erased_left = known;
@@ -195,6 +200,8 @@ void participant_follow(struct participant *self)
         return;
     self->map_epoch_seen = map->epoch;
     self->settle_at_ns = 0;
+    if (self->register_at_ns == UINT64_MAX)
+        self->register_at_ns = 0;
     if (!self->erased_left) {
         self->erase_at_ns = 0;
         self->erase_from = 0;

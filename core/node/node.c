@@ -223,13 +223,14 @@ static uint64_t env_persist_submit(void *arg)
     return wal_submit(self->wal);
 }
 
-static void env_persist_wait(void *arg)
+static enum sluice_status env_persist_wait(void *arg)
 {
     struct node *self = arg;
     enum sluice_status error = SLUICE_OK;
     uint64_t ticket = wal_submit(self->wal);
     while (wal_completed(self->wal, &error) < ticket && error == SLUICE_OK && !wal_full(self->wal))
         nanosleep(&(struct timespec){.tv_nsec = WAIT_LOOK_NS}, NULL);
+    return error != SLUICE_OK || ticket <= wal_completed(self->wal, &error) ? error : SLUICE_STORAGE_FULL;
 }
 
 static bool env_storage_full(void *arg)

@@ -84,7 +84,9 @@ enum sluice_status host_recover(struct host *self, const struct wal_record *reco
     if (recovered == NULL)
         return SLUICE_MEMORY;
     if ((record->group & LOST_GROUP) != 0) {
-        if (record->ballot > recovered->lost) {
+        /* A group that was left and came back has the same replica in both words, and the later placement counts. */
+        if (record->ballot > recovered->lost ||
+            (record->ballot == recovered->lost && record->epoch > recovered->lost_since)) {
             recovered->lost = record->ballot;
             recovered->lost_since = record->epoch;
         }
@@ -431,7 +433,6 @@ static enum sluice_status note_left(struct host *self, const struct left *left)
     if (recovered == NULL)
         return SLUICE_MEMORY;
     group__recovered_clear(recovered);
-    recovered->left = false;
     recovered->epoch = left->epoch;
     recovered->promised = left->promised;
     enum sluice_status status = SLUICE_OK;
@@ -450,9 +451,11 @@ static enum sluice_status note_left(struct host *self, const struct left *left)
     if (!left->memory_only) {
         host__submit(self);
         if (self->env.persist_wait != NULL)
-            self->env.persist_wait(self->env.arg);
+            status = self->env.persist_wait(self->env.arg);
     }
-    return SLUICE_OK;
+    if (status == SLUICE_OK)
+        recovered->left = false;
+    return status;
 }
 
 static void erase(struct replica *replica)

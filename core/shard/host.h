@@ -33,8 +33,9 @@ struct host_env {
      * with (0: nothing to do). */
     enum sluice_status (*persist)(void *arg, const struct wal_record *record);
     uint64_t (*persist_submit)(void *arg);
-    /* Waits until what was handed over is on the disk: before the data of a group go. NULL: it is at once. */
-    void (*persist_wait)(void *arg);
+    /* Waits until what was handed over is on the disk: before the data of a group go, which stay where it is not OK.
+     * NULL: it is at once. */
+    enum sluice_status (*persist_wait)(void *arg);
     /* Does the shard hold this key by the map in force? */
     bool (*owns)(void *arg, uint32_t shard, const char *key, size_t size);
     bool (*storage_full)(void *arg);
@@ -113,7 +114,7 @@ void host_group_leave(struct host *self, uint32_t group);
  * former process, when the node was down as it left them. The first one from `from` on; false: none. */
 bool host_next_left(const struct host *self, uint32_t from, uint32_t *group, bool *closed);
 /* Erases it. Where it was left by a former process, only where a map of a later time than that one says that the node
- * has no replica of the group. */
+ * has no replica of the group. STORAGE_FULL: nothing is erased; ask again when there is room. */
 enum sluice_status host_erase_left(struct host *self, uint32_t group) SLUICE_MUST_CHECK;
 bool host_group_has(const struct host *self, uint32_t group, uint64_t *epoch);
 /* host_group.since of one that is there. */

@@ -60,7 +60,7 @@ static void check_closed(struct sim_node *node, const struct replica *replica)
 void sim_check_node(struct sim_node *node)
 {
     sim.looking = true;
-    for (uint32_t group = 1; group <= sim.group_count; group++) {
+    for (uint32_t group = 0; group <= sim.group_count; group++) {
         struct replica *replica = host__replica(node->host, group);
         if (replica == NULL)
             continue;
@@ -89,12 +89,13 @@ void sim_check_leases(void)
 {
     if (sim.leases_off)
         return;
-    for (uint32_t group = 1; group <= sim.group_count; group++) {
+    for (uint32_t group = 0; group <= sim.group_count; group++) {
         uint32_t holder = 0;
         for (uint32_t id = 1; id <= sim.node_count; id++) {
             const struct sim_node *node = &sim.nodes[id];
-            if (!node->up || sim.now < node->paused_until || !sim_holds(node, group) ||
-                !paxos_lease_valid(&host__replica(node->host, group)->paxos, sim_monotonic(node)))
+            const struct replica *replica = node->up ? host__replica(node->host, group) : NULL;
+            if (replica == NULL || sim.now < node->paused_until ||
+                !paxos_lease_valid(&replica->paxos, sim_monotonic(node)))
                 continue;
             if (holder != 0)
                 sim_fail("nodes %u and %u hold the lease of group %u at once", holder, id, group);
@@ -189,22 +190,48 @@ static void check_written(struct versions *versions, const struct sim_operation 
 
 bool sim_at_rest(void)
 {
-    for (uint32_t group = 1; group <= sim.group_count; group++)
+    for (uint32_t group = 0; group <= sim.group_count; group++)
         for (uint32_t id = 1; id <= sim.node_count; id++) {
             const struct replica *replica = host__replica(sim.nodes[id].host, group);
-            if ((sim.placement[group].wanted >> id & 1) &&
+            if ((sim_wanted(group) >> id & 1) &&
                 (replica == NULL || versions_applied(replica->versions, NULL) != sim.logs[group].count))
                 return false;
         }
     return true;
 }
 
+/* Everything that moved has arrived, everybody knows, and nobody holds what is another's. */
+static void check_map_end(void)
+{
+    for (uint32_t group = 0; group <= sim.group_count; group++) {
+        if (sim_moving(group))
+            sim_fail("liveness: group %u is on its way still, long after the last fault: members %llx, wanted %llx",
+                     group, (unsigned long long)sim.placement[group].members, (unsigned long long)sim_wanted(group));
+        for (uint32_t id = 1; id <= sim.node_count; id++)
+            if (!(sim_wanted(group) >> id & 1) && host_group_has(sim.nodes[id].host, group, NULL))
+                sim_fail("liveness: node %u holds group %u still, long after it was to leave it", id, group);
+    }
+    for (uint32_t id = 1; id <= sim.node_count; id++) {
+        const struct map_node *node = map_node_find(sim.map, (uint16_t)id);
+        if (sim.nodes[id].map_seen != sim.map->epoch)
+            sim_fail("liveness: node %u knows map %llu of %llu, long after the last fault", id,
+                     (unsigned long long)sim.nodes[id].map_seen, (unsigned long long)sim.map->epoch);
+        if (node->state != MAP_NODE_GONE &&
+            (node->state != MAP_NODE_UP || node->incarnation != sim.nodes[id].incarnation))
+            sim_fail("liveness: the map knows node %u as %s, start %llu of %llu", id, map_node_state_name(node->state),
+                     (unsigned long long)node->incarnation, (unsigned long long)sim.nodes[id].incarnation);
+    }
+    if (sim.map->level != MAP_LEVEL)
+        sim_fail("liveness: the cluster works at level %u, and all nodes understand %u", sim.map->level, MAP_LEVEL);
+}
+
 void sim_check_end(void)
 {
     sim.looking = true; /* to the end of the run */
-    for (uint32_t group = 1; group <= sim.group_count; group++)
+    check_map_end();
+    for (uint32_t group = 0; group <= sim.group_count; group++)
         for (uint32_t id = 1; id <= sim.node_count; id++) {
-            if (!(sim.placement[group].wanted >> id & 1))
+            if (!(sim_wanted(group) >> id & 1))
                 continue;
             if (!host_group_has(sim.nodes[id].host, group, NULL))
                 sim_fail("node %u has not joined group %u", id, group);
@@ -219,7 +246,7 @@ void sim_check_end(void)
             continue;
         for (uint32_t id = 1; id <= sim.node_count; id++) {
             struct versions *versions = host_group_versions(sim.nodes[id].host, operation->group);
-            if (!(sim.placement[operation->group].wanted >> id & 1))
+            if (!(sim_wanted(operation->group) >> id & 1))
                 continue;
             if (operation->kind <= SIM_DELETE)
                 check_written(versions, operation);

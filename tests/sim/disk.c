@@ -159,6 +159,20 @@ enum sluice_status sim_disk_persist(void *arg, const struct wal_record *record)
     return SLUICE_OK;
 }
 
+enum sluice_status sim_disk_wait(void *arg)
+{
+    struct sim_disk *disk = &((struct sim_node *)arg)->disk;
+    enum sluice_status error = SLUICE_OK;
+    if (disk->wal == NULL) {
+        while (disk->writing != NULL)
+            list_finish(disk, SIZE_MAX);
+        return SLUICE_OK;
+    }
+    wal_flush(disk->wal);
+    (void)wal_completed(disk->wal, &error);
+    return error;
+}
+
 uint64_t sim_disk_submit(void *arg)
 {
     struct sim_node *node = arg;
@@ -173,67 +187,17 @@ uint64_t sim_disk_submit(void *arg)
     return ticket;
 }
 
-/* ---- The store ---- */
-
-static struct sim_store *store_of(struct sim_node *node, uint32_t group)
+/* What is applied is in the store by and by; the log may forget it. */
+void sim_disk_release(struct sim_node *node)
 {
-    ASSERT(group < sizeof(node->disk.stores) / sizeof(node->disk.stores[0]));
-    return &node->disk.stores[group];
-}
-
-void sim_disk_store(struct sim_node *node)
-{
-    sim.looking = true;
-    for (uint32_t group = 1; node->disk.wal != NULL && !sim.memory_only && group <= sim.group_count; group++) {
-        if (!sim_holds(node, group))
+    for (uint32_t group = 0; node->disk.wal != NULL && group <= sim.group_count; group++) {
+        const struct replica *replica = host__replica(node->host, group);
+        if (replica == NULL || replica->memory_only)
             continue;
-        struct sim_store *store = store_of(node, group);
-        struct versions *versions = host_group_versions(node->host, group);
-        uint64_t applied = versions_applied(versions, NULL);
-        while (!sim.keep_versions && store->count < applied) {
-            if (store->count == store->capacity) {
-                store->capacity = store->capacity == 0 ? 256 : 2 * store->capacity;
-                store->entries = realloc(store->entries, store->capacity * sizeof(*store->entries));
-                ASSERT(store->entries != NULL);
-            }
-            if (versions_entry(versions, store->count + 1, &store->entries[store->count]) != SLUICE_OK)
-                sim_fail("node %u has lost revision %zu of group %u", node->id, store->count + 1, group);
-            store->count++;
-        }
+        uint64_t applied = versions_applied(replica->versions, NULL);
+        sim_store_released(node, group, applied);
         wal_release(node->disk.wal, group, applied);
     }
-    sim.looking = false;
-}
-
-void sim_disk_forget(struct sim_node *node, uint32_t group)
-{
-    struct sim_store *store = store_of(node, group);
-    for (size_t i = 0; i < store->count; i++)
-        buf_unref(store->entries[i].body);
-    store->count = 0;
-}
-
-struct versions *sim_disk_versions(struct sim_node *node, uint32_t group)
-{
-    const struct sim_store *store = store_of(node, group);
-    const struct versions_options options = {.group = group, .epoch = 1};
-    struct versions *versions = NULL;
-    struct machine *machine = NULL;
-    if (store->count == 0)
-        return NULL;
-    /* The real machine fills it, so that the facts beside the versions are the real ones. */
-    if (versions_create(&options, &versions) != SLUICE_OK || machine_create(versions, &machine) != SLUICE_OK)
-        sim_fail("no memory");
-    struct paxos_members members = {.voters = sim.placement[group].founders};
-    for (size_t i = 0; i < store->count; i++) {
-        struct machine_outcome outcome;
-        const struct entry *entry = &store->entries[i];
-        if ((entry->kind == ENTRY_MEMBERS ? replica__members_apply(versions, &members, entry)
-                                          : machine_apply(machine, entry, &outcome)) != SLUICE_OK)
-            sim_fail("node %u cannot apply revision %zu of group %u again", node->id, i + 1, group);
-    }
-    machine_destroy(machine);
-    return versions;
 }
 
 /* ---- Start and end of a process ---- */
@@ -306,7 +270,7 @@ static void lie(struct sim_node *node)
     if (kind == SIM_LIE_NONE)
         return;
     node->disk.lied = true;
-    for (uint32_t group = 1; group <= sim.group_count; group++)
+    for (uint32_t group = 0; group <= sim.group_count; group++)
         if (random_below(&sim.random, 2) == 0)
             sim_strike(group, 40 * NS_PER_MS);
     sim.totals.flipped += kind == SIM_FLIPPED;
@@ -317,15 +281,16 @@ static void lie(struct sim_node *node)
     sim_say("the disk of node %u %s", node->id, kinds[kind]);
 }
 
-bool sim_disk_lost(struct sim_node *node, uint32_t group)
+bool sim_disk_lost(void *arg, uint32_t group)
 {
-    return !sim.memory_only && node->disk.wal != NULL && wal_lost(node->disk.wal, group);
+    const struct sim_disk *disk = &((const struct sim_node *)arg)->disk;
+    return disk->wal != NULL && wal_lost(disk->wal, group);
 }
 
-void sim_disk_mend(struct sim_node *node, uint32_t group)
+enum sluice_status sim_disk_mend(void *arg, uint32_t group, uint64_t epoch)
 {
-    if (wal_mend(node->disk.wal, group, 1) != SLUICE_OK)
-        sim_fail("node %u cannot mend its log", node->id);
+    sim.totals.lost_replicas++;
+    return wal_mend(((struct sim_node *)arg)->disk.wal, group, epoch);
 }
 
 void sim_disk_open(struct sim_node *node)
@@ -366,6 +331,16 @@ void sim_disk_crash(struct sim_node *node)
     disk->wal = NULL;
 }
 
+void sim_disk_wipe(struct sim_node *node)
+{
+    struct sim_disk *disk = &node->disk;
+    for (size_t i = 0; i < disk->record_count; i++)
+        buf_unref(disk->records[i].entry.body);
+    disk->record_count = 0;
+    disk->lied = false;
+    sim_device_wipe(disk);
+}
+
 void sim_disk_free(struct sim_node *node)
 {
     struct sim_disk *disk = &node->disk;
@@ -373,9 +348,4 @@ void sim_disk_free(struct sim_node *node)
         buf_unref(disk->records[i].entry.body);
     free(disk->records);
     sim_device_free(disk);
-    for (size_t group = 0; group < sizeof(disk->stores) / sizeof(disk->stores[0]); group++) {
-        for (size_t i = 0; i < disk->stores[group].count; i++)
-            buf_unref(disk->stores[group].entries[i].body);
-        free(disk->stores[group].entries);
-    }
 }

@@ -32,12 +32,6 @@ struct sim_segment {
     uint32_t bad_size;
 };
 
-/* What stands for the store: the entries that it holds durably, so that segments before them are recycled. */
-struct sim_store {
-    struct entry *entries;
-    size_t count, capacity;
-};
-
 struct sim_disk {
     /* A list of records: what is durable, in order, and what is on its way. */
     struct wal_record *records;
@@ -50,12 +44,11 @@ struct sim_disk {
     uint32_t segment_count;
     struct sim_written *written;
     size_t written_count, written_capacity;
-    bool lied;                  /* at some time */
-    bool busy;                  /* a write is under way */
-    bool dead;                  /* the process has ended: nothing reaches the disk any more */
-    bool broken;                /* a write has failed */
-    bool tear;                  /* the next write is the last, and leaves some of its sectors */
-    struct sim_store stores[8]; /* by group */
+    bool lied;   /* at some time */
+    bool busy;   /* a write is under way */
+    bool dead;   /* the process has ended: nothing reaches the disk any more */
+    bool broken; /* a write has failed */
+    bool tear;   /* the next write is the last, and leaves some of its sectors */
 };
 
 /* Replays what the disk holds to the node's host. */
@@ -63,15 +56,15 @@ void sim_disk_open(struct sim_node *node);
 /* For the host. */
 enum sluice_status sim_disk_persist(void *arg, const struct wal_record *record);
 uint64_t sim_disk_submit(void *arg);
-/* What the store holds of a group, as versions; NULL: nothing, or the run has no such store. */
-struct versions *sim_disk_versions(struct sim_node *node, uint32_t group);
+/* What was handed over is durable. */
+enum sluice_status sim_disk_wait(void *arg);
 /* The store takes what is applied; the log may forget it. */
-void sim_disk_store(struct sim_node *node);
+void sim_disk_release(struct sim_node *node);
 /* The log may have lost something of the group; and that its replica knows. */
-bool sim_disk_lost(struct sim_node *node, uint32_t group);
-void sim_disk_mend(struct sim_node *node, uint32_t group);
-/* The group is given up here. */
-void sim_disk_forget(struct sim_node *node, uint32_t group);
+bool sim_disk_lost(void *arg, uint32_t group);
+enum sluice_status sim_disk_mend(void *arg, uint32_t group, uint64_t epoch);
+/* A new, empty disk; no process uses it. */
+void sim_disk_wipe(struct sim_node *node);
 /* The process has ended; of what was on its way some part may have reached the disk. */
 void sim_disk_crash(struct sim_node *node);
 void sim_disk_free(struct sim_node *node);

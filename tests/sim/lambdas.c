@@ -322,7 +322,7 @@ static int by_revision(const void *a, const void *b)
 /* As any node that holds it shows it. */
 static void history_of(const char *key, size_t size, versions_visit visit, struct outputs *outputs)
 {
-    uint32_t group = sim_group_of(key, size), node = (uint32_t)__builtin_ctzll(sim.placement[group].wanted);
+    uint32_t group = sim_group_of(key, size), node = (uint32_t)__builtin_ctzll(sim_wanted(group));
     const struct versions_span span = {.version_to = UINT64_MAX, .time_to = UINT64_MAX, .values = true};
     struct versions *versions = host_group_versions(sim.nodes[node].host, group);
     enum sluice_status status = versions_history(versions, (struct slice){key, size}, &span, visit, outputs);

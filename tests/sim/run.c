@@ -103,7 +103,7 @@ bool sim_survives(uint32_t group, uint32_t deaths)
             whole |= paxos_mask((uint16_t)id);
     }
     uint32_t all = paxos_mask_count(placement->members), left = paxos_mask_count(whole & placement->members);
-    uint32_t moved = placement->members != placement->wanted;
+    uint32_t moved = sim_moving(group);
     return left >= deaths + moved && left - deaths - moved >= (all - moved) / 2 + 1;
 }
 
@@ -159,7 +159,7 @@ static void fault_tick(struct sim_event *event)
             sim.totals.pauses++;
         }
         if (node->up && sim.now >= node->paused_until && random_below(&sim.random, 30) == 0)
-            sim_disk_store(node);
+            sim_disk_release(node);
         if (node->up && sim_fault(sim.faults.unreadable))
             sim_store_damage(node);
         if (node->up && sim.now >= node->paused_until && sim.now / FAULT_TICK_NS % 64 == id)
@@ -174,9 +174,8 @@ static void fault_tick(struct sim_event *event)
         }
     }
     if (sim_fault(sim.faults.members))
-        sim_placement_change();
-    if (sim.faults.members != 0 || sim.faults.lie != 0)
-        sim_placement_tick();
+        sim_operate();
+    sim_wires_tick();
     if (sim_fault(sim.faults.transfer))
         sim_transfer();
     if (sim_fault(sim.faults.partition))
@@ -203,7 +202,6 @@ void sim_run_seed(uint64_t seed, uint64_t steps)
     sim.seed = seed;
     sim.steps = steps;
     draw();
-    sim_placement_draw();
     sim_map_make();
     for (uint32_t id = 1; id <= sim.node_count; id++)
         sim_node_start(&sim.nodes[id]);

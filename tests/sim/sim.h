@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "core/base/random.h"
+#include "core/cluster/participant.h"
 #include "core/shard/host__.h"
 #include "tests/sim/disk.h"
 #include "tests/sim/users.h"
@@ -14,6 +15,7 @@
 #define SIM_NODES_MAX   5
 #define SIM_GROUPS_MAX  3
 #define SIM_CLIENTS_MAX 8
+#define SIM_MAPS_MAX    4096
 #define SIM_EPOCH_NS    (UINT64_C(1700000000) * NS_PER_S) /* the wall clock where the run begins */
 #define SIM_CLUSTER                                                                                                    \
     {                                                                                                                  \
@@ -29,7 +31,7 @@ struct sim_faults {
     uint32_t damage;            /* a copy of a log is damaged in one place and read, per start */
     uint32_t lie;               /* so is the log itself, where a quorum can mend it, per start */
     uint32_t unreadable;        /* an entry can't be read any more on one node, per fault tick */
-    uint32_t members;           /* the placement of a group changes, per fault tick */
+    uint32_t members;           /* a node is added, removed or replaced, per fault tick */
     uint32_t transfer;          /* a leader hands over, per fault tick */
     uint32_t crash;             /* per fault tick (10 ms) and node */
     uint32_t partition;         /* per fault tick */
@@ -64,6 +66,28 @@ struct sim_bad {
     uint64_t revision;
 };
 
+/* What a node's store has of a group. */
+struct sim_kept {
+    struct versions *open, *closed; /* in use by the process; left by it */
+    uint64_t released;              /* so much is durable: the log may have forgotten it */
+    bool held;                      /* and not erased */
+    bool was_open;                  /* as the process ended */
+};
+
+/* A user who wants to hear of each change of the map. */
+#define SIM_SUBSCRIBERS_MAX 64
+struct sim_subscriber {
+    void *link;
+    uint64_t request_id, epoch;
+};
+
+/* Between two nodes. */
+struct sim_wire {
+    bool up;
+    uint64_t generation;
+    uint64_t last[2]; /* when the last news reaches the node with the lower, the higher number */
+};
+
 struct sim_lambda;
 struct sim_node {
     uint32_t id; /* 1 … */
@@ -74,9 +98,14 @@ struct sim_node {
     int64_t drift_ppm;
     int64_t skew_ns;
     struct host *host;
+    struct participant *participant;
     struct sim_lambda *lambda;
-    struct versions *kept[SIM_GROUPS_MAX + 1]; /* while it is down: what its store held */
-    bool unsound[SIM_GROUPS_MAX + 1];          /* as it ended, it had forgotten something, or members were changing */
+    struct sim_kept store[SIM_GROUPS_MAX + 1];
+    bool unsound[SIM_GROUPS_MAX + 1]; /* as it ended, it had forgotten something, or members were changing */
+    bool joined;                      /* it did not begin the cluster: it was empty when the cluster was there */
+    uint64_t map_seen;                /* epoch of the newest map that it has shown */
+    struct sim_subscriber subscribers[SIM_SUBSCRIBERS_MAX];
+    size_t subscriber_count;
     struct sim_disk disk;
     bool wake_set;
     uint64_t wake_at;
@@ -89,10 +118,8 @@ struct sim_node {
 
 /* Where a group's replicas are: masks of nodes. */
 struct sim_placement {
-    uint64_t wanted, founders;
-    uint64_t members;                  /* as the log chose them last */
-    uint64_t held;                     /* who has the group's data */
-    uint64_t since[SIM_NODES_MAX + 1]; /* by node: which placement there it is; 0: of the founders */
+    uint64_t founders;
+    uint64_t members; /* as the log chose them last */
 };
 
 /* The one log that all replicas of a group must hold. */
@@ -139,20 +166,21 @@ struct sim_client {
         x(unknown, "unknown outcomes") x(batches, "batches") x(cuts, "cuts") x(cuts_again, "keys of cuts read again")  \
             x(events, "events watched") x(resumed, "watches resumed") x(repeated, "writes repeated by key")            \
                 x(effects, "effects of lambdas") x(effects_again, "effects tried again") x(cursors, "cursors moved")   \
-                    x(elections, "elections") x(transfers, "transfers") x(placements, "placements")                    \
-                        x(member_changes, "changes of members") x(snapshots, "snapshots") x(crashes, "crashes")        \
-                            x(pauses, "pauses") x(partitions, "partitions") x(links_broken, "broken links")            \
-                                x(corrupted, "damaged frames") x(jumps, "clock jumps") x(torn, "torn writes")          \
-                                    x(write_errors, "failed writes") x(damaged, "damaged copies of logs")              \
-                                        x(flipped, "logs with flipped bits") x(lost_writes, "with lost writes")        \
-                                            x(misdirected, "with misdirected writes")                                  \
-                                                x(bad_sectors, "with unreadable sectors")                              \
-                                                    x(lost_segments, "with missing segments")                          \
-                                                        x(lost_replicas, "replicas that began with a loss")            \
-                                                            x(read_errors, "entries that could not be read")           \
-                                                                x(repairs, "repaired from peers")                      \
-                                                                    x(full_disks, "full disks")                        \
-                                                                        x(recycled, "recycled segments")
+                    x(elections, "elections") x(transfers, "transfers") x(placements, "placements") x(maps, "maps")    \
+                        x(wiped, "nodes made empty") x(member_changes, "changes of members") x(snapshots, "snapshots") \
+                            x(crashes, "crashes") x(pauses, "pauses") x(partitions, "partitions")                      \
+                                x(links_broken, "broken links") x(corrupted, "damaged frames") x(jumps, "clock jumps") \
+                                    x(torn, "torn writes") x(write_errors, "failed writes")                            \
+                                        x(damaged, "damaged copies of logs") x(flipped, "logs with flipped bits")      \
+                                            x(lost_writes, "with lost writes")                                         \
+                                                x(misdirected, "with misdirected writes")                              \
+                                                    x(bad_sectors, "with unreadable sectors")                          \
+                                                        x(lost_segments, "with missing segments")                      \
+                                                            x(lost_replicas, "replicas that began with a loss")        \
+                                                                x(read_errors, "entries that could not be read")       \
+                                                                    x(repairs, "repaired from peers")                  \
+                                                                        x(full_disks, "full disks")                    \
+                                                                            x(recycled, "recycled segments")
 struct sim_totals {
 #define SIM_TOTAL(name, text) uint64_t name;
     SIM_TOTALS(SIM_TOTAL)
@@ -175,8 +203,10 @@ struct sim {
     bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to; 0: users */
     struct sim_user users[SIM_USERS_MAX], *user;    /* user: whose turn it is */
     struct fabric_link *links;
-    struct map *map;
-    char *map_json;
+    struct sim_wire wires[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1];
+    struct map *map; /* the newest that any node has shown; at first: the one that all propose */
+    char *map_first;
+    uint32_t map_crcs[SIM_MAPS_MAX];      /* by epoch; 0: not seen */
     uint64_t handled[SIM_GROUPS_MAX + 1]; /* by lambdas, on any node */
     struct sim_bad bad[SIM_BAD_MAX];
     size_t bad_count;
@@ -232,6 +262,10 @@ struct sim_event *sim_frame(uint64_t delay, void (*run)(struct sim_event *event)
 bool sim_corrupt(uint8_t *data, size_t size);
 uint64_t sim_link_delay(void);
 void sim_send_peer(void *arg, uint16_t to, const struct slice *parts, unsigned count);
+/* What nodes tell each other of the cluster, over links that break. */
+void sim_wire_send(void *arg, uint16_t to, const struct slice *parts, unsigned count);
+void sim_wires_of_node(const struct sim_node *node);
+void sim_wires_tick(void);
 void sim_send_client(void *arg, void *link, const struct slice *parts, unsigned count, struct buf *payload,
                      uint32_t offset, uint32_t size);
 
@@ -262,21 +296,25 @@ void sim_lambda_round(struct sim_node *node);
 bool sim_check_lambdas(bool complete);
 
 /* placement.c */
-void sim_placement_draw(void);
-void sim_placement_change(void);
-void sim_placement_tick(void);
+/* A node is added, removed or replaced. */
+void sim_operate(void);
 void sim_transfer(void);
-uint32_t sim_wanted(uint32_t group, struct host_wanted nodes[PAXOS_REPLICAS_MAX]);
-bool sim_holds(const struct sim_node *node, uint32_t group);
 /* It has forgotten nothing, and knows of no change of members that may or may not come. */
 bool sim_whole(const struct paxos *paxos);
-/* What a process that starts is to hold. */
-void sim_open_groups(struct sim_node *node);
 void sim_members_chosen(uint32_t group, uint64_t members);
 /* Could the groups do without what this node holds? */
 bool sim_may_lie(const struct sim_node *node);
 
 /* store.c */
+bool sim_persistent(uint32_t group);
+/* What the store has of the group, for a process that opens it. */
+struct versions *sim_store_open(struct sim_node *node, uint32_t group, uint64_t epoch);
+/* The process has ended: the store may be behind. */
+void sim_store_crash(struct sim_node *node);
+void sim_store_released(struct sim_node *node, uint32_t group, uint64_t revision);
+void sim_store_wipe(struct sim_node *node);
+
+/* unreadable.c */
 void sim_store_damage(struct sim_node *node);
 void sim_store_forget(const struct versions *versions);
 /* All copies are read and found good: fewer of them are to hold what there is. */
@@ -284,12 +322,20 @@ void sim_store_scrub(uint32_t group);
 
 /* map.c */
 void sim_map_make(void);
-/* The placement has changed. */
-void sim_map_change(void);
 void sim_map_free(void);
+/* The first change of a fresh cluster; heap. */
+char *sim_map_bootstrap(void);
+const char *sim_address(uint32_t node);
+/* Of the newest map. */
+const struct map_shard *sim_shard(uint32_t group);
+uint64_t sim_wanted(uint32_t group);
+bool sim_moving(uint32_t group);
+/* The map that the node shows is what others show, and newer than what it showed before. */
+void sim_map_check(struct sim_node *node);
+void sim_map_answer(struct sim_node *node, void *link, const struct wire_header *request);
+void sim_map_tell(struct sim_node *node);
 uint32_t sim_group_of(const char *key, size_t size);
 uint32_t sim_group_of_key(uint32_t key);
-void sim_map_answer(struct sim_node *node, void *link, const struct wire_header *request);
 
 /* fabric.c */
 void sim_link_send(struct fabric_link *link, const struct slice *parts, unsigned count);

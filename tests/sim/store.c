@@ -1,142 +1,188 @@
-/* Reads that fail at run time: an entry that the store held whole is damaged when somebody comes to read it, on one
- * replica. Linked in front of core/versions' reads; what the simulator itself looks at is read past it. */
+/* What stands for RocksDB: what was applied outlives the process, all of it or up to some revision that the log can go
+ * on from; until it is erased. Linked in front of what closes and erases versions. */
+#include <stdlib.h>
+
+#include "core/cluster/cluster.h"
 #include "tests/sim/sim.h"
 
-enum sluice_status __real_versions_entry(struct versions *self, uint64_t revision, struct entry *out);
-enum sluice_status __real_versions_latest(struct versions *self, struct slice key, bool value, struct version *out);
-enum sluice_status __real_versions_by_version(struct versions *self, struct slice key, uint64_t number, bool value,
-                                              struct version *out);
-enum sluice_status __real_versions_by_time(struct versions *self, struct slice key, uint64_t time, bool value,
-                                           struct version *out);
-enum sluice_status __real_versions_repair(struct versions *self, const struct entry *entry);
+void __real_versions_destroy(struct versions *self);
+enum sluice_status __real_versions_erase(struct versions *self);
 /* What the linker puts in their place. */
-enum sluice_status __wrap_versions_entry(struct versions *self, uint64_t revision, struct entry *out);
-enum sluice_status __wrap_versions_latest(struct versions *self, struct slice key, bool value, struct version *out);
-enum sluice_status __wrap_versions_by_version(struct versions *self, struct slice key, uint64_t number, bool value,
-                                              struct version *out);
-enum sluice_status __wrap_versions_by_time(struct versions *self, struct slice key, uint64_t time, bool value,
-                                           struct version *out);
-enum sluice_status __wrap_versions_repair(struct versions *self, const struct entry *entry);
+void __wrap_versions_destroy(struct versions *self);
+enum sluice_status __wrap_versions_erase(struct versions *self);
+enum sluice_status __wrap_store_erase(struct store *store, uint32_t group);
+bool __wrap_store_next_group(const struct store *store, uint32_t from, uint32_t *group);
+void __wrap_store_flush(struct store *store);
 
-static struct sim_bad *find(const struct versions *versions, uint64_t revision)
+bool sim_persistent(uint32_t group)
 {
-    for (size_t i = 0; i < sim.bad_count; i++)
-        if (sim.bad[i].versions == versions && sim.bad[i].revision == revision)
-            return &sim.bad[i];
+    return group == MAP_GROUP || !sim.memory_only;
+}
+
+static void drop(struct versions *versions)
+{
+    sim_store_forget(versions);
+    __real_versions_destroy(versions);
+}
+
+struct versions *sim_store_open(struct sim_node *node, uint32_t group, uint64_t epoch)
+{
+    struct sim_kept *kept = &node->store[group];
+    const struct versions_options options = {.group = group, .epoch = epoch, .hot_bytes_max = 64u << 20};
+    if (kept->open != NULL)
+        sim_fail("node %u opens group %u twice", node->id, group);
+    kept->open = kept->closed;
+    kept->closed = NULL;
+    if (kept->open == NULL && versions_create(&options, &kept->open) != SLUICE_OK)
+        sim_fail("no memory");
+    kept->held = true;
+    node->checked[group] = 0;
+    return kept->open;
+}
+
+static struct sim_kept *find(const struct versions *versions, uint32_t *group, bool *up)
+{
+    for (uint32_t id = 1; id <= sim.node_count; id++)
+        for (*group = 0; *group <= sim.group_count; ++*group)
+            if (sim.nodes[id].store[*group].open == versions) {
+                *up = sim.nodes[id].up;
+                return &sim.nodes[id].store[*group];
+            }
     return NULL;
 }
 
-static bool damaged(const struct versions *versions, uint64_t revision)
+void __wrap_versions_destroy(struct versions *self)
 {
-    return sim.bad_count > 0 && !sim.looking && find(versions, revision) != NULL;
-}
-
-void sim_store_forget(const struct versions *versions)
-{
-    for (size_t i = 0; i < sim.bad_count;)
-        if (sim.bad[i].versions == versions)
-            sim.bad[i] = sim.bad[--sim.bad_count];
-        else
-            i++;
-}
-
-void sim_store_scrub(uint32_t group)
-{
-    for (size_t i = 0; i < sim.bad_count;)
-        if (sim.bad[i].group == group)
-            sim.bad[i] = sim.bad[--sim.bad_count];
-        else
-            i++;
-}
-
-static uint32_t copies(const struct sim_node *except, uint32_t group, uint64_t revision)
-{
-    uint32_t count = 0;
-    for (uint32_t id = 1; id <= sim.node_count; id++) {
-        const struct sim_node *node = &sim.nodes[id];
-        const struct replica *replica = node->up && node != except ? host__replica(node->host, group) : NULL;
-        count += replica != NULL && (sim.placement[group].members & paxos_mask((uint16_t)id)) != 0 &&
-                 versions_applied(replica->versions, NULL) >= revision;
+    uint32_t group;
+    bool up;
+    struct sim_kept *kept = self == NULL ? NULL : find(self, &group, &up);
+    if (kept != NULL)
+        kept->open = NULL;
+    if (kept != NULL && sim_persistent(group) && kept->held) {
+        kept->closed = self;
+        kept->was_open = !up;
+    } else if (self != NULL) {
+        drop(self);
     }
-    return count;
 }
 
-/* Of entries that made a version, so that others keep it too; and never two copies of one. */
-void sim_store_damage(struct sim_node *node)
+enum sluice_status __wrap_versions_erase(struct versions *self)
 {
-    uint32_t key = (uint32_t)random_below(&sim.random, SIM_KEYS), group = sim_group_of_key(key);
-    struct replica *replica = host__replica(node->host, group);
-    struct version version;
-    char name[16];
-    size_t size = sim_key_name(key, name);
-    if (replica == NULL || sim.bad_count == SIM_BAD_MAX ||
-        sim.placement[group].members != sim.placement[group].wanted ||
-        paxos_mask_count(sim.placement[group].members) < 3 ||
-        __real_versions_latest(replica->versions, (struct slice){name, size}, false, &version) != SLUICE_OK)
-        return;
-    uint64_t number = 1 + random_below(&sim.random, version.version), revision = version.revision;
-    version_release(&version);
-    if (random_below(&sim.random, 2) == 0) {
-        if (__real_versions_by_version(replica->versions, (struct slice){name, size}, number, false, &version) !=
-            SLUICE_OK)
-            return;
-        revision = version.revision;
-        version_release(&version);
+    uint32_t group;
+    bool up;
+    struct sim_kept *kept = find(self, &group, &up);
+    if (kept != NULL) {
+        kept->held = false;
+        kept->released = 0;
     }
-    /* Two others have applied it, so that it outlasts the loss of one of them. */
-    if (copies(node, group, revision) < 2)
-        return;
-    for (size_t i = 0; i < sim.bad_count; i++)
-        if (sim.bad[i].group == group && sim.bad[i].revision == revision)
-            return;
-    sim.bad[sim.bad_count++] = (struct sim_bad){.versions = replica->versions, .group = group, .revision = revision};
-    sim.totals.read_errors++;
-    sim_say("node %u can't read revision %llu of group %u any more", node->id, (unsigned long long)revision, group);
+    return __real_versions_erase(self);
 }
 
-enum sluice_status __wrap_versions_entry(struct versions *self, uint64_t revision, struct entry *out)
+static struct sim_node *node_of(const struct store *store)
 {
-    return damaged(self, revision) ? SLUICE_CORRUPT : __real_versions_entry(self, revision, out);
+    return (struct sim_node *)(uintptr_t)store;
 }
 
-static enum sluice_status seen(struct versions *self, enum sluice_status status, bool value, struct version *out)
+enum sluice_status __wrap_store_erase(struct store *store, uint32_t group)
 {
-    if (status != SLUICE_OK || !value || !damaged(self, out->revision))
-        return status;
-    version_release(out);
-    return SLUICE_CORRUPT;
-}
-
-enum sluice_status __wrap_versions_latest(struct versions *self, struct slice key, bool value, struct version *out)
-{
-    return seen(self, __real_versions_latest(self, key, value, out), value, out);
-}
-
-enum sluice_status __wrap_versions_by_version(struct versions *self, struct slice key, uint64_t number, bool value,
-                                              struct version *out)
-{
-    return seen(self, __real_versions_by_version(self, key, number, value, out), value, out);
-}
-
-enum sluice_status __wrap_versions_by_time(struct versions *self, struct slice key, uint64_t time, bool value,
-                                           struct version *out)
-{
-    return seen(self, __real_versions_by_time(self, key, time, value, out), value, out);
-}
-
-enum sluice_status __wrap_versions_repair(struct versions *self, const struct entry *entry)
-{
-    struct sim_bad *bad = find(self, entry->index);
-    enum sluice_status status = __real_versions_repair(self, entry);
-    struct entry whole;
-    if (status != SLUICE_OK || bad == NULL)
-        return status;
-    if (__real_versions_entry(self, entry->index, &whole) != SLUICE_OK || whole.time != entry->time ||
-        whole.kind != entry->kind || whole.body_crc != entry->body_crc)
-        sim_fail("a peer gave another entry for revision %llu of group %u", (unsigned long long)entry->index,
-                 entry->group);
-    buf_unref(whole.body);
-    *bad = sim.bad[--sim.bad_count];
-    sim.totals.repairs++;
+    struct sim_kept *kept = &node_of(store)->store[group];
+    if (kept->closed != NULL)
+        drop(kept->closed);
+    *kept = (struct sim_kept){.open = kept->open};
     return SLUICE_OK;
+}
+
+bool __wrap_store_next_group(const struct store *store, uint32_t from, uint32_t *group)
+{
+    const struct sim_node *node = node_of(store);
+    for (*group = from; *group <= sim.group_count; ++*group)
+        if (node->store[*group].closed != NULL && versions_applied(node->store[*group].closed, NULL) > 0)
+            return true;
+    return false;
+}
+
+void __wrap_store_flush(struct store *store)
+{
+    (void)store;
+}
+
+/* The real machines fill it, so that the facts beside the versions are the real ones. */
+static struct versions *up_to(struct versions *whole, uint32_t group, uint64_t revision)
+{
+    const struct versions_options options = {.group = group, .epoch = 1};
+    struct versions *versions = NULL;
+    struct machine *machine = NULL;
+    struct cluster *cluster = NULL;
+    struct paxos_members members = {.voters = sim.placement[group].founders};
+    enum sluice_status status = versions_create(&options, &versions);
+    if (status == SLUICE_OK)
+        status = group == MAP_GROUP ? cluster_create(versions, &cluster) : machine_create(versions, &machine);
+    for (uint64_t index = 1; index <= revision && status == SLUICE_OK; index++) {
+        struct machine_outcome outcome;
+        struct entry entry;
+        char *reply = NULL;
+        status = versions_entry(whole, index, &entry);
+        if (status == SLUICE_OK && entry.kind == ENTRY_MEMBERS)
+            status = replica__members_apply(versions, &members, &entry);
+        else if (status == SLUICE_OK && group == MAP_GROUP)
+            status = cluster_apply(cluster, &entry, versions, &outcome, &reply);
+        else if (status == SLUICE_OK)
+            status = machine_apply(machine, &entry, &outcome);
+        free(reply);
+        buf_unref(entry.body);
+    }
+    if (status != SLUICE_OK)
+        sim_fail("group %u cannot be applied again up to revision %llu: %s", group, (unsigned long long)revision,
+                 sluice_status_text(status));
+    machine_destroy(machine);
+    if (cluster != NULL)
+        cluster_destroy(cluster);
+    return versions;
+}
+
+/* The store is behind what was applied, by as much as the log can make good. */
+static uint64_t reached(const struct sim_kept *kept)
+{
+    uint64_t applied = versions_applied(kept->closed, NULL);
+    if (versions_gaps(kept->closed) > 0)
+        return applied;
+    if (!sim.keep_versions)
+        return kept->released;
+    if (random_below(&sim.random, 2) == 0)
+        return applied;
+    return kept->released + random_below(&sim.random, applied - kept->released + 1);
+}
+
+void sim_store_crash(struct sim_node *node)
+{
+    sim.looking = true;
+    for (uint32_t group = 0; group <= sim.group_count; group++) {
+        struct sim_kept *kept = &node->store[group];
+        if (!sim_persistent(group))
+            kept->held = false;
+        if (kept->closed == NULL || !kept->was_open)
+            continue;
+        uint64_t revision = reached(kept);
+        kept->was_open = false;
+        if (revision == versions_applied(kept->closed, NULL))
+            continue;
+        struct versions *whole = kept->closed;
+        kept->closed = revision == 0 ? NULL : up_to(whole, group, revision);
+        drop(whole);
+    }
+    sim.looking = false;
+}
+
+void sim_store_released(struct sim_node *node, uint32_t group, uint64_t revision)
+{
+    node->store[group].released = revision;
+}
+
+void sim_store_wipe(struct sim_node *node)
+{
+    for (uint32_t group = 0; group <= SIM_GROUPS_MAX; group++) {
+        if (node->store[group].closed != NULL)
+            drop(node->store[group].closed);
+        node->store[group] = (struct sim_kept){0};
+    }
 }

@@ -184,7 +184,7 @@ void sim_check_users(void)
         uint32_t group = sim_group_of_key(key);
         bool watched = false;
         for (uint32_t id = 1; id <= sim.node_count; id++) {
-            if (!(sim.placement[group].wanted >> id & 1))
+            if (!(sim_wanted(group) >> id & 1))
                 continue;
             struct versions *versions = host_group_versions(sim.nodes[id].host, group);
             for (size_t i = 0; versions != NULL && i < sim.cut_count; i++)
