@@ -128,7 +128,9 @@ static void on_map(struct participant *self, uint16_t from, const void *data, si
     }
     const struct map *known = participant_map(self);
     char *text = strndup(data, size);
-    if (text == NULL || (known != NULL && known->epoch >= map->epoch) ||
+    /* The same as the log's is heard too: it is somebody else's word for it. */
+    if (text == NULL || (known != NULL && known->epoch > map->epoch) ||
+        (self->told_map != NULL && self->told_map->epoch >= map->epoch) ||
         memcmp(map->cluster, self->options.cluster, sizeof(map->cluster)) != 0) {
         free(text);
         map_destroy(map);
@@ -138,6 +140,8 @@ static void on_map(struct participant *self, uint16_t from, const void *data, si
     free(self->told_text);
     self->told_map = map;
     self->told_text = text;
+    if (self->map_epoch_seen == map->epoch)
+        self->map_epoch_seen--; /* to be followed once more */
     if (self->peers[from].map_epoch < map->epoch)
         self->peers[from].map_epoch = map->epoch;
 }

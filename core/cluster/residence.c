@@ -161,8 +161,9 @@ static void follow_map_group(struct participant *self, const struct map *map)
     const struct map_replica *own = map_replica_find(&map->group, self->options.node);
     bool here = host_group_has(self->host, MAP_GROUP, NULL);
     /* Only on somebody else's word: the log itself may be behind. */
+    bool told = self->told_map != NULL && self->told_map->epoch >= map->epoch;
     bool left = own == NULL || own->since > host_group_since(self->host, MAP_GROUP);
-    if (here && left && self->told_map == map) {
+    if (here && left && told) {
         LOG_INFO("cluster", "this node does not keep the cluster map any more%s",
                  own == NULL ? "" : " as it did before");
         host_group_remove(self->host, MAP_GROUP, true);

@@ -195,7 +195,7 @@ void sim_disk_release(struct sim_node *node)
         if (replica == NULL || replica->memory_only)
             continue;
         uint64_t applied = versions_applied(replica->versions, NULL);
-        sim_store_released(node, group, applied);
+        sim_store_durable(node, group, applied);
         wal_release(node->disk.wal, group, applied);
     }
 }

@@ -96,6 +96,7 @@ static void env_installed(void *arg, uint32_t group, uint64_t epoch)
     (void)epoch;
     sim.totals.snapshots++;
     sim_say("node %u has a snapshot of group %u", node->id, group);
+    sim_store_durable(node, group, versions_applied(host_group_versions(node->host, group), NULL));
     participant_installed(node->participant, group);
     sim_check_cuts(node);
 }

@@ -69,7 +69,7 @@ struct sim_bad {
 /* What a node's store has of a group. */
 struct sim_kept {
     struct versions *open, *closed; /* in use by the process; left by it */
-    uint64_t released;              /* so much is durable: the log may have forgotten it */
+    uint64_t durable;               /* so much at least: the log may have forgotten it */
     bool held;                      /* and not erased */
     bool was_open;                  /* as the process ended */
 };
@@ -311,7 +311,7 @@ bool sim_persistent(uint32_t group);
 struct versions *sim_store_open(struct sim_node *node, uint32_t group, uint64_t epoch);
 /* The process has ended: the store may be behind. */
 void sim_store_crash(struct sim_node *node);
-void sim_store_released(struct sim_node *node, uint32_t group, uint64_t revision);
+void sim_store_durable(struct sim_node *node, uint32_t group, uint64_t revision);
 void sim_store_wipe(struct sim_node *node);
 
 /* unreadable.c */

@@ -36,6 +36,7 @@ struct versions *sim_store_open(struct sim_node *node, uint32_t group, uint64_t 
     if (kept->open == NULL && versions_create(&options, &kept->open) != SLUICE_OK)
         sim_fail("no memory");
     kept->held = true;
+    kept->durable = versions_applied(kept->open, NULL);
     node->checked[group] = 0;
     return kept->open;
 }
@@ -73,7 +74,7 @@ enum sluice_status __wrap_versions_erase(struct versions *self)
     struct sim_kept *kept = find(self, &group, &up);
     if (kept != NULL) {
         kept->held = false;
-        kept->released = 0;
+        kept->durable = 0;
     }
     return __real_versions_erase(self);
 }
@@ -147,10 +148,10 @@ static uint64_t reached(const struct sim_kept *kept)
     if (versions_gaps(kept->closed) > 0)
         return applied;
     if (!sim.keep_versions)
-        return kept->released;
+        return kept->durable;
     if (random_below(&sim.random, 2) == 0)
         return applied;
-    return kept->released + random_below(&sim.random, applied - kept->released + 1);
+    return kept->durable + random_below(&sim.random, applied - kept->durable + 1);
 }
 
 void sim_store_crash(struct sim_node *node)
@@ -173,9 +174,9 @@ void sim_store_crash(struct sim_node *node)
     sim.looking = false;
 }
 
-void sim_store_released(struct sim_node *node, uint32_t group, uint64_t revision)
+void sim_store_durable(struct sim_node *node, uint32_t group, uint64_t revision)
 {
-    node->store[group].released = revision;
+    node->store[group].durable = revision;
 }
 
 void sim_store_wipe(struct sim_node *node)
