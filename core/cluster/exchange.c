@@ -72,7 +72,7 @@ static void tell(struct participant *self, uint16_t node)
 {
     const struct map *map = participant_map(self);
     struct participant__peer *peer = &self->peers[node];
-    if (map == NULL || !peer->up || !peer->greeted || peer->map_epoch >= map->epoch)
+    if (map == NULL || !peer->up || !peer->greeted)
         return;
     const char *text = participant_map_text(self);
     peer->map_epoch = map->epoch;
@@ -85,7 +85,8 @@ void exchange__tell(struct participant *self)
 {
     const struct map *map = participant_map(self);
     for (uint16_t node = 1; map != NULL && node < PARTICIPANT_NODES; node++)
-        if (!self->peers[node].holds_map || map_replica_find(&map->group, node) == NULL)
+        if (self->peers[node].map_epoch < map->epoch &&
+            (!self->peers[node].holds_map || map_replica_find(&map->group, node) == NULL))
             tell(self, node);
 }
 
@@ -113,8 +114,11 @@ static void on_greeting(struct participant *self, uint16_t from, const void *dat
     peer->level_max = greeting.level_max;
     peer->holds_map = greeting.holds_map != 0;
     peer->map_epoch = greeting.map_epoch;
-    /* Even if it believes that the log feeds it: it may hold an earlier placement's replica, which nobody feeds. */
-    tell(self, from);
+    /* Even if it believes that the log feeds it: it may hold an earlier placement's replica, which nobody feeds. And if
+     * it knows no less, but holds what the map has taken away from it: it leaves that on another's word alone. */
+    if (map != NULL && (greeting.map_epoch < map->epoch || (greeting.map_epoch == map->epoch && peer->holds_map &&
+                                                            map_replica_find(&map->group, from) == NULL)))
+        tell(self, from);
 }
 
 static void on_map(struct participant *self, uint16_t from, const void *data, size_t size)

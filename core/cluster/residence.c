@@ -23,12 +23,23 @@ static void set_founders(struct host_group *group, uint64_t founders, const stru
     }
 }
 
+/* What this node left of the group and has not erased yet goes before it begins anew. */
+static enum sluice_status erase_before(struct participant *self, uint32_t group)
+{
+    uint32_t found;
+    bool closed;
+    if (!host_next_left(self->host, group, &found, &closed) || found != group || !closed)
+        return SLUICE_OK;
+    return host_erase_left(self->host, group);
+}
+
 /* After damage the group is told that it has lost something, which its own records then say, in the same batch that
  * ends the log's saying so. (A volatile one's do only when it is admitted.) */
 static enum sluice_status add_group(struct participant *self, struct host_group *group)
 {
-    enum sluice_status status =
-        group->versions == NULL ? self->env.versions(self->env.arg, group, &group->versions) : SLUICE_OK;
+    enum sluice_status status = erase_before(self, group->group);
+    if (status == SLUICE_OK && group->versions == NULL)
+        status = self->env.versions(self->env.arg, group, &group->versions);
     group->lost = self->env.lost(self->env.arg, group->group);
     if (status == SLUICE_OK)
         status = host_group_add(self->host, group);

@@ -83,7 +83,8 @@ struct replica {
     bool dirty; /* records handed out since the last submit */
     bool busy;  /* in the host's list of those that a round looks at */
     struct replica *busy_next;
-    uint64_t due_ns; /* monotonic: its next tick */
+    uint64_t due_ns;       /* monotonic: its next tick */
+    uint64_t caught_up_ns; /* when the driver was told last that a volatile replica holds everything again */
     bool leading;
     struct paxos paxos;
     struct paxos_slot *slots;

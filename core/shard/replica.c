@@ -4,6 +4,8 @@
 #include "core/base/crc.h"
 #include "core/shard/host__.h"
 
+#define CAUGHT_UP_EVERY_NS (100 * NS_PER_MS)
+
 static struct entry *slot(struct replica *self, uint64_t index)
 {
     return &self->log[index & (self->host->options.window - 1)];
@@ -83,6 +85,17 @@ static void effect_store(struct replica *self, const struct paxos_effect *effect
         if (effect->sequence != 0 && !self->memory_only)
             persist_entry(self, effect->first + i, effect->sequence);
     }
+}
+
+/* Told with each message until it is admitted; the map group need not hear of it that often. */
+static void effect_caught_up(struct replica *self)
+{
+    struct host *host = self->host;
+    uint64_t now = host__now(host);
+    if (self->caught_up_ns != 0 && now < self->caught_up_ns + CAUGHT_UP_EVERY_NS)
+        return;
+    self->caught_up_ns = now;
+    host->env.caught_up(host->env.arg, self->group, self->epoch);
 }
 
 static void effect_store_noop(struct replica *self, const struct paxos_effect *effect)
@@ -375,7 +388,7 @@ static void carry_out(struct replica *self, const struct paxos_effect *effect, s
             self->host->env.fatal(self->host->env.arg, SLUICE_IO, "a loss could not be handed to the disk");
         break;
     case PAXOS_EFFECT_CAUGHT_UP:
-        self->host->env.caught_up(self->host->env.arg, self->group, self->epoch);
+        effect_caught_up(self);
         break;
     }
 }

@@ -270,9 +270,11 @@ static void lie(struct sim_node *node)
     if (kind == SIM_LIE_NONE)
         return;
     node->disk.lied = true;
-    for (uint32_t group = 0; group <= sim.group_count; group++)
+    for (uint32_t group = 0; group <= sim.group_count; group++) {
+        node->unsound[group] = true; /* it may be a while until the group is opened, and finds out */
         if (random_below(&sim.random, 2) == 0)
             sim_strike(group, 40 * NS_PER_MS);
+    }
     sim.totals.flipped += kind == SIM_FLIPPED;
     sim.totals.lost_writes += kind == SIM_LOST;
     sim.totals.misdirected += kind == SIM_MISDIRECTED;

@@ -141,7 +141,7 @@ bool sim_may_lie(const struct sim_node *node)
             const struct sim_node *other = &sim.nodes[id];
             const struct replica *replica = other->up ? host__replica(other->host, group) : NULL;
             bool whole = replica == NULL ? !other->unsound[group] : sim_whole(&replica->paxos);
-            if (id != node->id && whole)
+            if (id != node->id && whole && sim_store_readable(other, group))
                 sound |= bit(id);
         }
         if (paxos_mask_count(sound & members) < paxos_mask_count(members) / 2 + 1)

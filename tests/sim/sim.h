@@ -316,6 +316,7 @@ void sim_store_wipe(struct sim_node *node);
 
 /* unreadable.c */
 void sim_store_damage(struct sim_node *node);
+bool sim_store_readable(const struct sim_node *node, uint32_t group);
 void sim_store_forget(const struct versions *versions);
 /* All copies are read and found good: fewer of them are to hold what there is. */
 void sim_store_scrub(uint32_t group);

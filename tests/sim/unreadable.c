@@ -49,13 +49,24 @@ void sim_store_scrub(uint32_t group)
             i++;
 }
 
+bool sim_store_readable(const struct sim_node *node, uint32_t group)
+{
+    const struct sim_kept *kept = &node->store[group];
+    for (size_t i = 0; i < sim.bad_count; i++)
+        if (sim.bad[i].versions == kept->open || sim.bad[i].versions == kept->closed)
+            return false;
+    return true;
+}
+
+/* Members that have forgotten nothing, can read everything, and have this. */
 static uint32_t copies(const struct sim_node *except, uint32_t group, uint64_t revision)
 {
     uint32_t count = 0;
     for (uint32_t id = 1; id <= sim.node_count; id++) {
         const struct sim_node *node = &sim.nodes[id];
         const struct replica *replica = node->up && node != except ? host__replica(node->host, group) : NULL;
-        count += replica != NULL && (sim.placement[group].members & paxos_mask((uint16_t)id)) != 0 &&
+        count += replica != NULL && sim_whole(&replica->paxos) && sim_store_readable(node, group) &&
+                 (sim.placement[group].members & paxos_mask((uint16_t)id)) != 0 &&
                  versions_applied(replica->versions, NULL) >= revision;
     }
     return count;
@@ -82,8 +93,8 @@ void sim_store_damage(struct sim_node *node)
         revision = version.revision;
         version_release(&version);
     }
-    /* Two others have applied it, so that it outlasts the loss of one of them. */
-    if (copies(node, group, revision) < 2)
+    /* A quorum of others has applied it. (Who can't read its newest entry has no vote when it begins anew.) */
+    if (copies(node, group, revision) < paxos_mask_count(sim.placement[group].members) / 2 + 1)
         return;
     for (size_t i = 0; i < sim.bad_count; i++)
         if (sim.bad[i].group == group && sim.bad[i].revision == revision)
