@@ -37,6 +37,8 @@ struct participant {
     uint64_t erase_at_ns;  /* when to look next for what was left of shards that this node holds no more */
     uint32_t erase_from;   /* the first group that was not looked at yet */
     bool erased_left;
+    uint32_t young_from;  /* shards from this one on were made when this process was there: nothing of them was lost
+                             before; 0: not known */
     uint16_t change_turn; /* whom a change of the map was sent to last, where this node does not hold it */
     bool failed;
 };

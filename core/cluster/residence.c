@@ -40,10 +40,11 @@ static enum sluice_status add_group(struct participant *self, struct host_group 
     enum sluice_status status = erase_before(self, group->group);
     if (status == SLUICE_OK && group->versions == NULL)
         status = self->env.versions(self->env.arg, group, &group->versions);
-    group->lost = self->env.lost(self->env.arg, group->group);
+    bool lost = self->env.lost(self->env.arg, group->group);
+    group->lost = lost && (self->young_from == 0 || group->group < self->young_from);
     if (status == SLUICE_OK)
         status = host_group_add(self->host, group);
-    if (status == SLUICE_OK && group->lost && !(group->memory_only && group->amnesiac))
+    if (status == SLUICE_OK && lost && !(group->lost && group->memory_only && group->amnesiac))
         status = self->env.mend(self->env.arg, group->group, group->epoch);
     return status;
 }
@@ -227,6 +228,9 @@ void participant_follow(struct participant *self)
             host_peer_add(self->host, map->nodes[i].id);
     follow_map_group(self, map);
     map = participant_map(self);
+    const struct map_node *own = map_node_find(map, self->options.node);
+    if (self->young_from == 0 && own != NULL && own->incarnation == self->options.incarnation)
+        self->young_from = map->next_shard;
     host_set_map_epoch(self->host, map->epoch);
     struct leftovers *leftovers = calloc(1, sizeof(*leftovers));
     if (leftovers == NULL) {

@@ -22,6 +22,7 @@ struct host__sending {
     uint64_t id;
     uint64_t revision; /* the next to be sent; 0: the receiver has not said where it stands */
     uint64_t end;      /* what was there when it began, and in the second lap what has come since */
+    uint64_t damaged;  /* the entry that was found to be */
     bool second_lap, finish_sent;
     struct bytes facts; /* second lap: as of `end`, as they are sent */
     size_t facts_sent;
@@ -207,6 +208,7 @@ static enum sluice_status send_entries(struct replica *self, struct host__sendin
         }
         if (status == SLUICE_OK)
             status = versions_entry(self->versions, found, &entry);
+        sending->damaged = found;
         if (status != SLUICE_OK)
             break;
         status = append_entry(self, &entry, &message);
@@ -263,6 +265,7 @@ static enum sluice_status begin_second_lap(struct replica *self, struct host__se
     sending->second_lap = true;
     sending->end = versions_applied(self->versions, &sending->time);
     enum sluice_status status = versions_entry(self->versions, sending->end, &newest);
+    sending->damaged = sending->end;
     if (status == SLUICE_OK) {
         sending->opened = newest.opened;
         buf_unref(newest.body);
@@ -357,7 +360,7 @@ void snapshot__pump(struct replica *self, uint64_t now)
             uint64_t began = host__now(self->host), bytes = self->host->figures.snapshot_bytes;
             uint64_t revision = sending->revision;
             enum sluice_status status = send_next(self, sending, now);
-            if (status == SLUICE_CORRUPT && repair__want(self, sending->revision)) {
+            if (status == SLUICE_CORRUPT && repair__want(self, sending->damaged)) {
                 sending->pace_ns = now + REPAIR_NS;
                 break;
             }

@@ -131,6 +131,8 @@ void sim_transfer(void)
 /* Whoever else votes must be whole, and a quorum, while nothing is about to change that. */
 bool sim_may_lie(const struct sim_node *node)
 {
+    if (sim.map->epoch == 0)
+        return false; /* what a quorum has never had, it can't mend */
     for (uint32_t group = 0; group <= sim.group_count; group++) {
         uint64_t members = sim.placement[group].members, sound = 0;
         if (!node->store[group].held)
