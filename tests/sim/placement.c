@@ -135,7 +135,7 @@ bool sim_may_lie(const struct sim_node *node)
         return false; /* what a quorum has never had, it can't mend */
     for (uint32_t group = 0; group <= sim.group_count; group++) {
         uint64_t members = sim.placement[group].members, sound = 0;
-        if (!node->store[group].held)
+        if (!node->store[group].held && (sim_wanted(group) & bit(node->id)) == 0)
             continue;
         if (sim_moving(group))
             return false;
