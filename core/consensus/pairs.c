@@ -224,12 +224,16 @@ void pairs_work(struct pairs *self, uint64_t now_ns)
         self->peers[node].next_beat_ns = 0;
 }
 
-void pairs_want_ceiling(struct pairs *self, uint64_t time)
+void pairs_want_ceiling(struct pairs *self, uint64_t time, uint64_t wall)
 {
+    uint64_t span = self->options.ceiling_ahead_ns, most = wall + span;
     /* Half of the span is slack: as long as that is left nothing needs to be written. */
-    if (time + self->options.ceiling_ahead_ns / 2 <= self->ceiling_wanted)
+    if (time <= self->ceiling_wanted && wall + span / 2 <= self->ceiling_wanted)
         return;
-    self->ceiling_wanted = time + self->options.ceiling_ahead_ns;
+    /* What can't be reached yet is approached in steps, each of which is written. */
+    if (most <= self->ceiling_wanted || (most < time && most - self->ceiling_wanted < span / 8))
+        return;
+    self->ceiling_wanted = most;
     for (uint16_t node = 1; node < PAIRS_NODES_MAX; node++)
         self->peers[node].next_beat_ns = 0;
 }

@@ -111,8 +111,10 @@ void pairs_persisted(struct pairs *self, uint64_t sequence);
 void pairs_peer_down(struct pairs *self, uint16_t node, uint64_t incarnation, bool proof);
 /* There is client work: keep leases short and fresh. The first call after idling makes beats due at once. */
 void pairs_work(struct pairs *self, uint64_t now_ns);
-/* Wants to be able to close time up to `time` + ceiling_ahead_ns. The next tick announces it. */
-void pairs_want_ceiling(struct pairs *self, uint64_t time);
+/* Wants to be able to close `time`. The next tick announces a ceiling ahead of the wall clock by ceiling_ahead_ns, and
+ * none beyond that: a new leader's times begin above all ceilings, and ceilings counted from the times of leaders,
+ * election after election, would run away from the clocks. A later time waits until the clock comes near it. */
+void pairs_want_ceiling(struct pairs *self, uint64_t time, uint64_t wall);
 
 /* Voter's side: may this node promise a ballot of somebody else where `holder` owns the promised one? */
 bool pairs_grant_runs(const struct pairs *self, uint16_t holder, uint64_t now_ns);

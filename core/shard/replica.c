@@ -596,15 +596,6 @@ uint64_t replica__closed_time(struct replica *self)
     return time;
 }
 
-/* What a ceiling is counted from: the wall clock. A new leader's times begin above the ceiling, so one counted from the
- * times of leaders, election after election, would run away from the clocks. Where those are ahead already, it is half
- * a span ahead of them, so that time can be closed all the same. */
-static uint64_t ceiling_base(const struct host *host, uint64_t now)
-{
-    uint64_t wall = host->env.realtime_ns(host->env.arg), behind = now - host->options.pairs.ceiling_ahead_ns / 2;
-    return wall > behind ? wall : behind;
-}
-
 bool replica__closed(struct replica *self, uint64_t time)
 {
     if (time <= replica__closed_time(self))
@@ -612,7 +603,7 @@ bool replica__closed(struct replica *self, uint64_t time)
     if (!self->leading)
         return false;
     struct host *host = self->host;
-    uint64_t now = hlc_now(&host->clock, host->env.realtime_ns(host->env.arg));
+    uint64_t wall = host->env.realtime_ns(host->env.arg), now = hlc_now(&host->clock, wall);
     /* Queued values have no time yet; theirs will be above what is closed now. */
     (void)paxos_close_time(&self->paxos, now);
     if (time <= replica__closed_time(self))
@@ -621,7 +612,7 @@ bool replica__closed(struct replica *self, uint64_t time)
     /* Never for a time to come: a ceiling is durable, and the next leader's times begin above it. Who asks for the year
      * 2100 waits, and nobody else. */
     if (self->paxos.closed_time < time)
-        pairs_want_ceiling(&host->pairs, ceiling_base(host, now));
+        pairs_want_ceiling(&host->pairs, time < now ? time : now, wall);
     if (host->pairs.ceiling_wanted != wanted)
         host->next_tick_ns = 0; /* not at the next beat: where there are no peers, there is none */
     return false;

@@ -7,6 +7,9 @@
 
 #include "tests/sim/sim.h"
 
+/* What an operator has asked for may be chosen a while later. */
+#define ASKED_NS (10 * NS_PER_S)
+
 static uint64_t bit(uint32_t node)
 {
     return UINT64_C(1) << node;
@@ -80,6 +83,7 @@ static void perhaps_wipe(uint32_t id)
 static void ask(struct sim_node *node, const char *change)
 {
     sim_say("node %u is told: %s", node->id, change);
+    sim.asked_until = sim.now + ASKED_NS;
     participant_change(node->participant, change, strlen(change));
     sim_node_round(node);
 }

@@ -103,7 +103,7 @@ bool sim_survives(uint32_t group, uint32_t deaths)
             whole |= paxos_mask((uint16_t)id);
     }
     uint32_t all = paxos_mask_count(placement->members), left = paxos_mask_count(whole & placement->members);
-    uint32_t moved = sim_moving(group);
+    uint32_t moved = sim_moving(group) || sim.now < sim.asked_until;
     return left >= deaths + moved && left - deaths - moved >= (all - moved) / 2 + 1;
 }
 

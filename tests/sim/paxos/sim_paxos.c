@@ -182,7 +182,7 @@ static void work(struct world *world, struct world_event *event)
     if (what < 2) {
         uint64_t time = node_time(node);
         (void)paxos_close_time(paxos, time);
-        pairs_want_ceiling(&node->pairs, time);
+        pairs_want_ceiling(&node->pairs, time, time);
         node->pairs_next_ns = below(2) == 0 ? 0 : node->pairs_next_ns;
         node_settle(node);
     }
