@@ -133,7 +133,7 @@ static void on_map(struct participant *self, uint16_t from, const void *data, si
     const struct map *known = participant_map(self);
     char *text = strndup(data, size);
     /* The same as the log's is heard too: it is somebody else's word for it. */
-    if (text == NULL || (known != NULL && known->epoch > map->epoch) ||
+    if (text == NULL || map->epoch < self->options.joined || (known != NULL && known->epoch > map->epoch) ||
         (self->told_map != NULL && self->told_map->epoch >= map->epoch) ||
         memcmp(map->cluster, self->options.cluster, sizeof(map->cluster)) != 0) {
         free(text);

@@ -65,16 +65,16 @@ enum sluice_status participant_open(struct participant *self, char *error, size_
 
 const struct map *participant_map(const struct participant *self)
 {
-    const struct map *own = self->cluster == NULL ? NULL : cluster_map(self->cluster);
-    return own == NULL || (self->told_map != NULL && self->told_map->epoch > own->epoch) ? self->told_map : own;
+    const struct map *map = self->cluster == NULL ? NULL : cluster_map(self->cluster);
+    if (map == NULL || (self->told_map != NULL && self->told_map->epoch > map->epoch))
+        map = self->told_map;
+    return map == NULL || map->epoch < self->options.joined ? NULL : map;
 }
 
 const char *participant_map_text(const struct participant *self)
 {
     const struct map *map = participant_map(self);
-    return map != NULL && map == self->told_map ? self->told_text
-           : self->cluster == NULL              ? NULL
-                                                : cluster_map_text(self->cluster);
+    return map == NULL ? NULL : map == self->told_map ? self->told_text : cluster_map_text(self->cluster);
 }
 
 /* A snapshot has replaced the map group's history here: the map is read anew. */

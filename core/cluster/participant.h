@@ -38,6 +38,8 @@ struct participant_options {
     uint64_t incarnation;
     uint8_t cluster[16];
     uint64_t founders; /* mask of the nodes that the cluster began with; 0: this node joined it later */
+    uint64_t joined;   /* epoch of the map that took this node in, empty; 0: it was there from the beginning. Earlier
+                          maps are not heard: what they say of a node of this number, another one held */
     struct host *host; /* outlives the participant */
 };
 
@@ -64,7 +66,7 @@ void participant_follow(struct participant *self);
 uint64_t participant_next_ns(const struct participant *self);
 
 /* The newest map known here, from the log or from another node, borrowed until the next message or round; NULL before
- * there is one. Its text likewise. */
+ * there is one that knows this node. Its text likewise. */
 const struct map *participant_map(const struct participant *self);
 const char *participant_map_text(const struct participant *self);
 /* A change of the map, from wherever this node stands. No answer: the map itself is the answer. */

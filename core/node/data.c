@@ -127,6 +127,8 @@ static enum sluice_status write_identity(struct node *self, const char *path, ch
     json_t *peers = self->identity.peers == NULL ? NULL : json_loads(self->identity.peers, 0, NULL);
     if (document != NULL && peers != NULL)
         json_object_set(document, "peers", peers);
+    if (document != NULL && self->identity.joined != 0)
+        json_object_set_new(document, "joined", json_integer((json_int_t)self->identity.joined));
     json_decref(peers);
     if (document != NULL)
         text = json_dumps(document, JSON_INDENT(2) | JSON_SORT_KEYS);
@@ -222,6 +224,7 @@ static enum sluice_status read_identity(struct node *self, const char *path, cha
     } else {
         self->identity.format = (uint32_t)format;
         self->identity.incarnation = (uint64_t)json_integer_value(json_object_get(document, "starts"));
+        self->identity.joined = (uint64_t)json_integer_value(json_object_get(document, "joined"));
         status = SLUICE_OK;
     }
     json_decref(document);

@@ -67,8 +67,10 @@ static void env_map_came(void *arg, const struct map *map)
 
 enum sluice_status groups__open(struct node *self, char *error, size_t error_size)
 {
-    struct participant_options options = {
-        .node = self->options.id, .incarnation = self->identity.incarnation, .host = self->host};
+    struct participant_options options = {.node = self->options.id,
+                                          .incarnation = self->identity.incarnation,
+                                          .joined = self->identity.joined,
+                                          .host = self->host};
     const struct participant_env env = {
         .arg = self,
         .monotonic_ns = env_monotonic,

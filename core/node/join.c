@@ -9,7 +9,8 @@
 #include "api/sluice.h"
 #include "core/node/node__.h"
 
-#define JOIN_NS (30 * NS_PER_S)
+#define JOIN_NS       (30 * NS_PER_S)
+#define STARTS_UNTOLD 1000u
 
 struct answer {
     bool done;
@@ -84,8 +85,10 @@ static enum sluice_status learn_node(struct node *self, const json_t *node)
     if (member == NULL)
         return SLUICE_MEMORY;
     if (member->id == self->options.id) {
-        /* A number that was in use before: its count of starts goes on. */
+        /* A number that was in use before: its count of starts goes on, past those that the map was never told of. */
         self->identity.incarnation = incarnation == NULL ? 0 : strtoull(incarnation, NULL, 10);
+        if (self->identity.incarnation > 0)
+            self->identity.incarnation += STARTS_UNTOLD;
         return SLUICE_OK;
     }
     size_t i;
@@ -104,6 +107,7 @@ static enum sluice_status learn(struct node *self, const json_t *cluster)
     enum sluice_status status = SLUICE_OK;
     size_t i;
     const json_t *node;
+    self->identity.joined = (uint64_t)json_integer_value(json_object_get(cluster, "map_epoch"));
     if (hex == NULL || strlen(hex) != 32)
         return SLUICE_INVALID;
     for (size_t k = 0; k < 16; k++) {

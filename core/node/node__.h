@@ -57,6 +57,7 @@ struct node__identity {
     uint32_t format;                      /* that node.json is written in */
     uint16_t founders[NODE_FOUNDERS_MAX]; /* whom the first start named; none for a node that joined later */
     size_t founder_count;
+    uint64_t joined; /* see participant_options */
     char *peers; /* JSON: where the others are, as last known; for a node that does not hold the map itself */
     int lock_fd;
 };

@@ -160,7 +160,8 @@ static void open_participant(struct sim_node *node)
         .fatal = env_fatal,
     };
     char error[256];
-    if (!node->joined)
+    options.joined = node->joined;
+    if (!node->empty)
         options.founders = sim.placement[MAP_GROUP].founders;
     if (participant_create(&options, &env, &node->participant) != SLUICE_OK ||
         participant_open(node->participant, error, sizeof(error)) != SLUICE_OK)

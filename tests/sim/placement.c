@@ -76,7 +76,8 @@ static void perhaps_wipe(uint32_t id)
     sim_say("node %u is made empty", id);
     sim_disk_wipe(node);
     sim_store_wipe(node);
-    node->joined = true;
+    node->empty = true;
+    node->joined = 0;
     sim.totals.wiped++;
 }
 
@@ -86,6 +87,15 @@ static void ask(struct sim_node *node, const char *change)
     sim.asked_until = sim.now + ASKED_NS;
     participant_change(node->participant, change, strlen(change));
     sim_node_round(node);
+}
+
+void sim_ask_in(const struct sim_node *node)
+{
+    struct sim_node *other = any_node();
+    char change[64];
+    snprintf(change, sizeof(change), "{\"change\":\"node_add\",\"node\":%u}", node->id);
+    if (other != NULL)
+        ask(other, change);
 }
 
 void sim_operate(void)

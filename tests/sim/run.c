@@ -80,12 +80,28 @@ static void draw(void)
     }
 }
 
+#define ASK_AGAIN_NS (200 * NS_PER_MS)
+
 static void restart(struct sim_event *event)
 {
     struct sim_node *node = event->arg;
-    if (!node->up)
-        sim_node_start(node);
     free(event);
+    if (!node->up)
+        sim_start(node);
+}
+
+/* A node that was made empty begins once the cluster says that it takes it in, as of which map. */
+void sim_start(struct sim_node *node)
+{
+    bool asks = node->empty && node->joined == 0;
+    if (asks && map_node_find(sim.map, (uint16_t)node->id)->state == MAP_NODE_GONE) {
+        sim_ask_in(node);
+        sim_after(ASK_AGAIN_NS, restart, node);
+        return;
+    }
+    if (asks)
+        node->joined = sim.map->epoch;
+    sim_node_start(node);
 }
 
 /* A volatile pool keeps its word while a quorum of processes survives, and asks no more of the simulator. While its
@@ -219,7 +235,7 @@ void sim_run_seed(uint64_t seed, uint64_t steps)
         sim.nodes[id].skew_ns = near_skew();
     for (uint32_t id = 1; id <= sim.node_count; id++)
         if (!sim.nodes[id].up)
-            sim_node_start(&sim.nodes[id]);
+            sim_start(&sim.nodes[id]);
     uint64_t before = sim.totals.acknowledged;
     run_in_peace(HEAL_NS);
     if (sim.totals.acknowledged == before)

@@ -102,7 +102,8 @@ struct sim_node {
     struct sim_lambda *lambda;
     struct sim_kept store[SIM_GROUPS_MAX + 1];
     bool unsound[SIM_GROUPS_MAX + 1]; /* as it ended, it had forgotten something, or members were changing */
-    bool joined;                      /* it did not begin the cluster: it was empty when the cluster was there */
+    bool empty;                       /* it is not of those that began the cluster: it was made empty later */
+    uint64_t joined;                  /* epoch of the map that took it in then; 0: none yet */
     uint64_t map_seen;                /* epoch of the newest map that it has shown */
     struct sim_subscriber subscribers[SIM_SUBSCRIBERS_MAX];
     size_t subscriber_count;
@@ -207,7 +208,7 @@ struct sim {
     struct map *map; /* the newest that any node has shown; at first: the one that all propose */
     char *map_first;
     uint32_t map_crcs[SIM_MAPS_MAX];      /* by epoch; 0: not seen */
-    uint64_t asked_until; /* an operator's wish may be under way */
+    uint64_t asked_until;                 /* an operator's wish may be under way */
     uint64_t handled[SIM_GROUPS_MAX + 1]; /* by lambdas, on any node */
     struct sim_bad bad[SIM_BAD_MAX];
     size_t bad_count;
@@ -248,6 +249,8 @@ void sim_free_event(struct sim_event *event);
 /* run.c */
 void sim_run_seed(uint64_t seed, uint64_t steps);
 void sim_clear(void);
+/* Starts it, or asks first that it is taken in. */
+void sim_start(struct sim_node *node);
 /* Ends the process and starts it again later. False: the run can't afford it now. */
 bool sim_crash(struct sim_node *node);
 bool sim_may_crash(void);
@@ -299,6 +302,8 @@ bool sim_check_lambdas(bool complete);
 /* placement.c */
 /* A node is added, removed or replaced. */
 void sim_operate(void);
+/* Any node that can be asked is to take this one in. */
+void sim_ask_in(const struct sim_node *node);
 void sim_transfer(void);
 /* It has forgotten nothing, and knows of no change of members that may or may not come. */
 bool sim_whole(const struct paxos *paxos);
