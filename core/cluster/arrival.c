@@ -32,7 +32,7 @@ void arrival__register(struct participant *self, uint64_t now)
     self->register_at_ns = now + REGISTER_EVERY_NS;
     const struct map *map = participant_map(self);
     if (map == NULL) {
-        if (self->options.founders != 0)
+        if (self->options.joined == 0 && self->options.founders != 0)
             bootstrap(self);
         return;
     }

@@ -49,10 +49,13 @@ bool participant_understands(uint32_t level, char *error, size_t error_size)
 }
 
 /* Before there is a map, its group's members are those of the first start. A node that joined waits for the map, unless
- * its own store has one that counts it in. */
+ * it has kept the map itself: it may be the only one that does, and what it has in its store may be a map of before. */
 enum sluice_status participant_open(struct participant *self, char *error, size_t error_size)
 {
-    enum sluice_status status = residence__open_map(self, self->options.founders, self->options.founders != 0);
+    uint32_t found;
+    bool closed, kept = host_next_left(self->host, MAP_GROUP, &found, &closed) && found == MAP_GROUP;
+    bool host = self->options.founders != 0 && (self->options.joined == 0 || kept);
+    enum sluice_status status = residence__open_map(self, self->options.founders, host);
     const struct map *map = participant_map(self);
     if (status != SLUICE_OK)
         snprintf(error, error_size, "the cluster map cannot be recovered: %s", sluice_status_text(status));

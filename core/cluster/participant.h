@@ -37,7 +37,8 @@ struct participant_options {
     uint16_t node; /* 1 … 63 */
     uint64_t incarnation;
     uint8_t cluster[16];
-    uint64_t founders; /* mask of the nodes that the cluster began with; 0: this node joined it later */
+    uint64_t
+        founders; /* mask of the nodes that the cluster began with; 0: not known yet, which only who joined may say */
     uint64_t joined;   /* epoch of the map that took this node in, empty; 0: it was there from the beginning. Earlier
                           maps are not heard: what they say of a node of this number, another one held */
     struct host *host; /* outlives the participant */

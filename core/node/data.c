@@ -155,7 +155,8 @@ out:
     return status;
 }
 
-/* Whom the first start named; a node that joined later has none, and knows from its peers where the others are. */
+/* Whom the first start named; a node that joined has none before it followed a map, and knows from its peers where the
+ * others are. */
 static enum sluice_status read_members(struct node *self, const json_t *members, const json_t *peers)
 {
     size_t count = json_array_size(members), k;
@@ -322,6 +323,22 @@ void data__keep_peers(struct node *self)
         LOG_WARN("node", "where the other nodes are could not be kept: %s", error);
     free(text);
     free(path);
+}
+
+enum sluice_status data__keep_founders(struct node *self, uint64_t founders)
+{
+    char error[256];
+    if (self->identity.founder_count > 0)
+        return SLUICE_OK;
+    if (self->identity.joined == 0)
+        self->identity.joined = 1; /* it joined when that was not noted yet */
+    for (uint16_t node = 1; node < PAIRS_NODES_MAX && self->identity.founder_count < NODE_FOUNDERS_MAX; node++)
+        if ((founders >> node & 1) != 0)
+            self->identity.founders[self->identity.founder_count++] = node;
+    char *path = data__path(self, "node.json");
+    enum sluice_status status = path == NULL ? SLUICE_MEMORY : write_identity(self, path, error, sizeof(error));
+    free(path);
+    return status;
 }
 
 enum sluice_status data__use_format(struct node *self, uint32_t format)

@@ -54,6 +54,8 @@ static bool env_map_comes(void *arg, const struct map *map)
     levels__follow_map(self, map);
     if (!self->failed)
         members__follow_map(self, map);
+    if (data__keep_founders(self, map->group.founders) != SLUICE_OK)
+        node__fail(self, SLUICE_IO, "node.json cannot be written");
     return !self->failed;
 }
 

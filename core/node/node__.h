@@ -55,10 +55,10 @@ struct node__identity {
     uint16_t id;
     uint64_t incarnation;
     uint32_t format;                      /* that node.json is written in */
-    uint16_t founders[NODE_FOUNDERS_MAX]; /* whom the first start named; none for a node that joined later */
+    uint16_t founders[NODE_FOUNDERS_MAX]; /* whom the first start named; a node that joined later is told by the map */
     size_t founder_count;
     uint64_t joined; /* see participant_options */
-    char *peers; /* JSON: where the others are, as last known; for a node that does not hold the map itself */
+    char *peers;     /* JSON: where the others are, as last known; for a node that does not hold the map itself */
     int lock_fd;
 };
 
@@ -123,6 +123,8 @@ enum sluice_status data__open(struct node *self, char *error, size_t error_size)
 void data__close(struct node *self);
 /* Keeps where the others are, so that a start finds them. */
 void data__keep_peers(struct node *self);
+/* Keeps whom the cluster began with, where that is not known yet. */
+enum sluice_status data__keep_founders(struct node *self, uint64_t founders) SLUICE_MUST_CHECK;
 /* node.json says from now on that it has this format, if that is later than the one until now. */
 enum sluice_status data__use_format(struct node *self, uint32_t format) SLUICE_MUST_CHECK;
 /* Path below the data directory; heap. */

@@ -131,8 +131,8 @@ static char *env_bootstrap(void *arg)
 
 static bool env_map_comes(void *arg, const struct map *map)
 {
-    (void)arg;
-    (void)map;
+    struct sim_node *node = arg;
+    node->founders = map->group.founders;
     return true;
 }
 
@@ -161,8 +161,7 @@ static void open_participant(struct sim_node *node)
     };
     char error[256];
     options.joined = node->joined;
-    if (!node->empty)
-        options.founders = sim.placement[MAP_GROUP].founders;
+    options.founders = node->empty ? node->founders : sim.placement[MAP_GROUP].founders;
     if (participant_create(&options, &env, &node->participant) != SLUICE_OK ||
         participant_open(node->participant, error, sizeof(error)) != SLUICE_OK)
         sim_fail("node %u cannot open its part of the cluster: %s", node->id, error);

@@ -77,7 +77,7 @@ static void perhaps_wipe(uint32_t id)
     sim_disk_wipe(node);
     sim_store_wipe(node);
     node->empty = true;
-    node->joined = 0;
+    node->joined = node->founders = 0;
     sim.totals.wiped++;
 }
 
