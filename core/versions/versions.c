@@ -147,7 +147,7 @@ enum sluice_status versions_apply(struct versions *self, const struct entry *ent
     }
     self->applied = entry->index;
     self->time = entry->time;
-    if (self->held != 0)
+    if (self->held != 0 || self->next != NULL)
         versions__ingest_passed(self);
     if (self->stored == NULL) {
         facts_commit(&self->facts, facts, fact_count, prepared);

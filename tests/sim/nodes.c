@@ -74,14 +74,11 @@ void sim_strike(uint32_t group, uint64_t within_ns)
     sim_after(random_below(&sim.random, within_ns), strike_leader, NULL)->a = group;
 }
 
-/* What it is admitted for is put to the test: whoever taught it may be the next to go. */
 static void env_caught_up(void *arg, uint32_t group, uint64_t epoch)
 {
     struct sim_node *node = arg;
     (void)epoch;
     participant_caught_up(node->participant, group);
-    if (random_below(&sim.random, 4) == 0)
-        sim_strike(group, 100 * NS_PER_MS);
 }
 
 static void env_members(void *arg, uint32_t group, uint64_t epoch, uint64_t members)
@@ -182,6 +179,19 @@ static void wake(struct sim_event *event)
     free(event);
 }
 
+/* A volatile replica has a vote again. What it was admitted for is put to the test: whoever taught it may be the next
+ * to go. */
+static void look_for_admitted(struct sim_node *node)
+{
+    for (uint32_t group = 1; sim.memory_only && group <= sim.group_count; group++) {
+        const struct replica *replica = host__replica(node->host, group);
+        bool votes = replica != NULL && !replica->paxos.options.amnesiac;
+        if (votes && node->voteless[group] && random_below(&sim.random, 2) == 0)
+            sim_strike(group, 5 * NS_PER_MS);
+        node->voteless[group] = replica != NULL && !votes;
+    }
+}
+
 void sim_node_round(struct sim_node *node)
 {
     host_tick(node->host);
@@ -189,6 +199,7 @@ void sim_node_round(struct sim_node *node)
     host_flush(node->host);
     participant_follow(node->participant);
     sim_lambda_round(node);
+    look_for_admitted(node);
     sim_check_node(node);
     sim_map_check(node);
     uint64_t now = sim_monotonic(node), next = host_next_ns(node->host), part = participant_next_ns(node->participant);

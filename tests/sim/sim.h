@@ -101,11 +101,12 @@ struct sim_node {
     struct participant *participant;
     struct sim_lambda *lambda;
     struct sim_kept store[SIM_GROUPS_MAX + 1];
-    bool unsound[SIM_GROUPS_MAX + 1]; /* as it ended, it had forgotten something, or members were changing */
-    bool empty;                       /* it is not of those that began the cluster: it was made empty later */
-    uint64_t joined;                  /* epoch of the map that took it in then; 0: none yet */
-    uint64_t founders;                /* whom it knows to have begun the cluster */
-    uint64_t map_seen;                /* epoch of the newest map that it has shown */
+    bool voteless[SIM_GROUPS_MAX + 1]; /* of a volatile group, in the round before */
+    bool unsound[SIM_GROUPS_MAX + 1];  /* as it ended, it had forgotten something, or members were changing */
+    bool empty;                        /* it is not of those that began the cluster: it was made empty later */
+    uint64_t joined;                   /* epoch of the map that took it in then; 0: none yet */
+    uint64_t founders;                 /* whom it knows to have begun the cluster */
+    uint64_t map_seen;                 /* epoch of the newest map that it has shown */
     struct sim_subscriber subscribers[SIM_SUBSCRIBERS_MAX];
     size_t subscriber_count;
     struct sim_disk disk;

@@ -231,6 +231,28 @@ TWIN_TEST(ingest, the_log_may_go_on_instead_and_what_was_brought_does_no_harm)
     cr_assert_eq(position, 700);
 }
 
+/* A replica begins with nothing, and the log feeds it while the snapshot is on its way. */
+TWIN_TEST(ingest, what_the_log_brought_to_an_empty_replica_meanwhile_stays)
+{
+    uint64_t position;
+    struct entry entry;
+    struct version made;
+    uint32_t count;
+    cr_assert_eq(versions_ingest_begin(twin->versions, &position), SLUICE_OK);
+    cr_assert_eq(position, 0);
+    apply_until(twin->versions, 60);
+    build(61, &entry, &made, &count);
+    enum sluice_status status = versions_ingest_entry(twin->versions, &entry, &made, count);
+    buf_unref(entry.body);
+    cr_assert(status == SLUICE_OK || status == SLUICE_CONFLICT, "%s", sluice_status_text(status));
+    cr_assert_eq(versions_ingest_begin(twin->versions, &position), SLUICE_OK);
+    cr_assert_eq(position, status == SLUICE_OK ? 61 : 60);
+    ingest_until(twin->versions, position + 1, REVISIONS - 1);
+    cr_assert_eq(finish(twin->versions, REVISIONS), SLUICE_OK);
+    twin_settle(twin);
+    expect_state(twin->versions, REVISIONS);
+}
+
 TWIN_TEST(ingest, compaction_drops_entries_without_versions_and_nothing_else)
 {
     apply_until(twin->versions, 900);
