@@ -262,6 +262,7 @@ void sim_node_start(struct sim_node *node)
         .window = 64,
         .leases_off = sim.leases_off,
         .behind_max = sim.behind_max,
+        .catch_up_rate = sim.catch_up_rate,
         .progress_ns = 50 * NS_PER_MS,
     };
     const struct host_env env = {

@@ -67,13 +67,12 @@ static uint32_t any_in(enum map_node_state state)
     return 0;
 }
 
-/* A node that has left the cluster may come back as an empty one, under its number. */
-static void perhaps_wipe(uint32_t id)
+void sim_perhaps_wipe(struct sim_node *node)
 {
-    struct sim_node *node = &sim.nodes[id];
-    if (node->up || random_below(&sim.random, 2) == 0)
+    if (sim.faults.members == 0 || sim.healing || state_of(node->id) != MAP_NODE_GONE ||
+        random_below(&sim.random, 2) == 0)
         return;
-    sim_say("node %u is made empty", id);
+    sim_say("node %u is made empty", node->id);
     sim_disk_wipe(node);
     sim_store_wipe(node);
     node->empty = true;
@@ -110,8 +109,6 @@ void sim_operate(void)
         if (!sim_survives(group, 1))
             return;
     uint64_t kind = random_below(&sim.random, 8);
-    if (in != 0 && kind < 4)
-        perhaps_wipe(in);
     if (in != 0 && kind < 2)
         snprintf(change, sizeof(change), "{\"change\":\"node_add\",\"node\":%u}", in);
     else if (in != 0 && out != 0 && kind < 4)

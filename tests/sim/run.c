@@ -62,6 +62,9 @@ static void draw(void)
         sim.faults.drift_ppm = (uint32_t)random_below(&sim.random, 200000);
     sim.behind_max = random_below(&sim.random, 3) == 0 ? 8 + (uint32_t)random_below(&sim.random, 120) : 0;
     sim.keep_versions = sim.keep_versions || (sim.behind_max != 0 && !sim.memory_only);
+    /* Who lags is fed for a while, and much happens meanwhile. */
+    if (random_below(&sim.random, 4) == 0)
+        sim.catch_up_rate = (32u << 10) + random_below(&sim.random, 480u << 10);
     /* The store's own facts, of members and of snapshots, can't be made again from entries alone. */
     sim.keep_versions = sim.keep_versions || ((sim.faults.members != 0 || sim.faults.lie != 0) && !sim.memory_only);
     if (random_below(&sim.random, 3) == 0) {
@@ -93,6 +96,7 @@ static void restart(struct sim_event *event)
 /* A node that was made empty begins once the cluster says that it takes it in, as of which map. */
 void sim_start(struct sim_node *node)
 {
+    sim_perhaps_wipe(node);
     bool asks = node->empty && node->joined == 0;
     if (asks && map_node_find(sim.map, (uint16_t)node->id)->state == MAP_NODE_GONE) {
         sim_ask_in(node);
@@ -230,6 +234,10 @@ void sim_run_seed(uint64_t seed, uint64_t steps)
     /* Faults stop; everything must come to rest in agreement. */
     sim.healing = true;
     heal_links();
+    sim.catch_up_rate = 0;
+    for (uint32_t id = 1; id <= sim.node_count; id++)
+        if (sim.nodes[id].up)
+            sim.nodes[id].host->options.catch_up_rate = 16u << 20;
     /* Clocks more than 500 ms apart stop writes, as they should. */
     for (uint32_t id = 1; id <= sim.node_count; id++)
         sim.nodes[id].skew_ns = near_skew();

@@ -197,11 +197,12 @@ struct sim {
     uint32_t node_count, group_count, client_count;
     uint32_t user_count, replica_count;
     bool memory_only, healing, ending;
-    bool keep_versions;  /* the store has everything that was applied when a process ends; else what it took in time */
-    bool leases_off;     /* monotonic clocks may drift at will */
-    uint32_t behind_max; /* entries; who lacks more gets a snapshot. 0: nobody */
-    bool lambdas;        /* feeds, cursors and effects */
-    bool real_log;       /* core/versions' own segments over a simulated device, instead of a list of records */
+    bool keep_versions; /* the store has everything that was applied when a process ends; else what it took in time */
+    bool leases_off;    /* monotonic clocks may drift at will */
+    uint64_t catch_up_rate; /* bytes a second; 0: as always */
+    uint32_t behind_max;    /* entries; who lacks more gets a snapshot. 0: nobody */
+    bool lambdas;           /* feeds, cursors and effects */
+    bool real_log;          /* core/versions' own segments over a simulated device, instead of a list of records */
     struct sim_node nodes[SIM_NODES_MAX + 1];
     bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to; 0: users */
     struct sim_user users[SIM_USERS_MAX], *user;    /* user: whose turn it is */
@@ -304,6 +305,8 @@ bool sim_check_lambdas(bool complete);
 /* placement.c */
 /* A node is added, removed or replaced. */
 void sim_operate(void);
+/* A node that is down and has left the cluster may come back as an empty one, under its number. */
+void sim_perhaps_wipe(struct sim_node *node);
 /* Any node that can be asked is to take this one in. */
 void sim_ask_in(const struct sim_node *node);
 void sim_transfer(void);
