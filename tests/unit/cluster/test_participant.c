@@ -7,6 +7,7 @@
 #include "core/base/clock.h"
 #include "core/cluster/participant.h"
 #include "core/shard/host__.h"
+#include "core/shard/peer.h"
 
 static const uint8_t cluster_id[16] = {1, 2, 3};
 static struct host *host;
@@ -149,32 +150,40 @@ static void run(uint64_t ns)
     }
 }
 
-static void open_one(void)
+static struct host *make_host(uint16_t node)
 {
-    const struct host_options host_options = {.pairs = {.node = 1,
-                                                        .incarnation = 1,
-                                                        .lease_ns = 60 * NS_PER_MS,
-                                                        .beat_ns = 20 * NS_PER_MS,
-                                                        .idle_lease_ns = 300 * NS_PER_MS,
-                                                        .idle_beat_ns = 100 * NS_PER_MS,
-                                                        .idle_after_ns = NS_PER_S,
-                                                        .drift_ppm = 1000,
-                                                        .ceiling_ahead_ns = 250 * NS_PER_MS},
-                                              .seed = 1};
-    const struct host_env host_env = {.monotonic_ns = env_now,
-                                      .realtime_ns = env_now,
-                                      .send_peer = env_send,
-                                      .send_client = env_send_client,
-                                      .client_pending = env_client_pending,
-                                      .persist = env_persist,
-                                      .persist_submit = env_persist_submit,
-                                      .owns = env_owns,
-                                      .storage_full = env_storage_full,
-                                      .map_apply = env_map_apply,
-                                      .control = env_control,
-                                      .role = env_role,
-                                      .caught_up = env_caught_up,
-                                      .fatal = env_fatal};
+    const struct host_options options = {.pairs = {.node = node,
+                                                   .incarnation = 1,
+                                                   .lease_ns = 60 * NS_PER_MS,
+                                                   .beat_ns = 20 * NS_PER_MS,
+                                                   .idle_lease_ns = 300 * NS_PER_MS,
+                                                   .idle_beat_ns = 100 * NS_PER_MS,
+                                                   .idle_after_ns = NS_PER_S,
+                                                   .drift_ppm = 1000,
+                                                   .ceiling_ahead_ns = 250 * NS_PER_MS},
+                                         .seed = node};
+    const struct host_env env = {.monotonic_ns = env_now,
+                                 .realtime_ns = env_now,
+                                 .send_peer = env_send,
+                                 .send_client = env_send_client,
+                                 .client_pending = env_client_pending,
+                                 .persist = env_persist,
+                                 .persist_submit = env_persist_submit,
+                                 .owns = env_owns,
+                                 .storage_full = env_storage_full,
+                                 .map_apply = env_map_apply,
+                                 .control = env_control,
+                                 .role = env_role,
+                                 .caught_up = env_caught_up,
+                                 .fatal = env_fatal};
+    struct host *made = NULL;
+    cr_assert_eq(host_create(&options, &env, &made), SLUICE_OK);
+    host_start(made);
+    return made;
+}
+
+static struct participant *make(uint16_t node, struct host *of, uint64_t founders, uint64_t joined)
+{
     const struct participant_env env = {.monotonic_ns = env_now,
                                         .send = env_send,
                                         .versions = env_versions,
@@ -185,15 +194,21 @@ static void open_one(void)
                                         .map_comes = env_map_comes,
                                         .map_came = env_map_came,
                                         .fatal = env_fatal};
-    struct participant_options options = {.node = 1, .incarnation = 1, .founders = 2};
+    struct participant_options options = {
+        .node = node, .incarnation = 1, .founders = founders, .joined = joined, .host = of};
+    struct participant *made = NULL;
     char error[256];
-    now_ns = NS_PER_S;
-    cr_assert_eq(host_create(&host_options, &host_env, &host), SLUICE_OK);
-    host_start(host);
     memcpy(options.cluster, cluster_id, sizeof(cluster_id));
-    options.host = host;
-    cr_assert_eq(participant_create(&options, &env, &participant), SLUICE_OK);
-    cr_assert_eq(participant_open(participant, error, sizeof(error)), SLUICE_OK, "%s", error);
+    cr_assert_eq(participant_create(&options, &env, &made), SLUICE_OK);
+    cr_assert_eq(participant_open(made, error, sizeof(error)), SLUICE_OK, "%s", error);
+    return made;
+}
+
+static void open_one(void)
+{
+    now_ns = NS_PER_S;
+    host = make_host(1);
+    participant = make(1, host, 2, 0);
     run(2 * NS_PER_S);
 }
 
@@ -240,7 +255,8 @@ Test(participant, what_is_said_already_makes_no_new_map)
              MAP_LEVEL_MIN, MAP_LEVEL);
     change(text);
     cr_assert_eq(participant_map(participant)->epoch, epoch);
-    change("{\"change\":\"node_register\",\"node\":1,\"incarnation\":\"2\",\"addresses\":[\"shm:one\"],\"levels\":[1,2]}");
+    change(
+        "{\"change\":\"node_register\",\"node\":1,\"incarnation\":\"2\",\"addresses\":[\"shm:one\"],\"levels\":[1,2]}");
     cr_assert_eq(participant_map(participant)->epoch, epoch + 1, "a new process makes one");
 }
 
@@ -274,4 +290,30 @@ Test(participant, a_node_is_told_the_map_once_it_has_said_who_it_is)
     before = words;
     run(NS_PER_S);
     cr_assert_eq(words, before, "nothing is sent where there is no link");
+}
+
+/* What another node says of the map: nothing, if it is from before this one was taken in. */
+Test(participant, a_node_that_joined_hears_no_map_from_before)
+{
+    const char *text = participant_map_text(participant);
+    uint64_t epoch = participant_map(participant)->epoch;
+    size_t size = sizeof(struct peer_header) + strlen(text);
+    uint8_t *message = malloc(size);
+    struct peer_header header = {.magic = PEER_MAGIC, .version = PEER_VERSION, .kind = PEER_KIND_NODE + 1};
+    peer_header_seal(&header, text, strlen(text));
+    memcpy(message, &header, sizeof(header));
+    memcpy(message + sizeof(header), text, strlen(text));
+    for (uint64_t joined = epoch; joined <= epoch + 1; joined++) {
+        struct host *second_host = make_host(2);
+        struct participant *second = make(2, second_host, 0, joined);
+        cr_assert_null(participant_map(second));
+        cr_assert(participant_message(second, 1, message, size));
+        cr_assert_eq(participant_map(second) != NULL, joined == epoch);
+        message[sizeof(header)] ^= 1;
+        cr_assert(participant_message(second, 1, message, size), "a damaged one is dropped");
+        message[sizeof(header)] ^= 1;
+        participant_destroy(second);
+        host_destroy(second_host);
+    }
+    free(message);
 }
