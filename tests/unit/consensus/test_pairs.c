@@ -172,3 +172,43 @@ Test(quorum, a_majority_is_needed_whatever_the_order)
     for (uint32_t replicas = 1; replicas <= PAXOS_REPLICAS_MAX; replicas++)
         cr_assert_gt(2 * quorum_size(replicas), replicas, "two quorums of %u meet", replicas);
 }
+
+#define SPAN (250 * MS)
+#define WALL (UINT64_C(1700000000000) * MS)
+
+Test(pairs, a_ceiling_is_a_span_ahead_and_renewed_when_half_of_it_is_left)
+{
+    pairs_want_ceiling(&pairs, WALL, WALL);
+    cr_assert_eq(pairs.ceiling_wanted, WALL + SPAN);
+    pairs_want_ceiling(&pairs, WALL + SPAN / 2, WALL + SPAN / 2);
+    cr_assert_eq(pairs.ceiling_wanted, WALL + SPAN, "as long as half is left nothing is written");
+    pairs_want_ceiling(&pairs, WALL + SPAN / 2 + 1, WALL + SPAN / 2 + 1);
+    cr_assert_eq(pairs.ceiling_wanted, WALL + SPAN / 2 + 1 + SPAN);
+}
+
+/* A new leader's times begin above all ceilings. Were a ceiling counted from those, each election would carry the
+ * cluster's times further ahead of its clocks. */
+Test(pairs, however_many_leaders_begin_above_a_ceiling_it_stays_within_a_span_of_the_clock)
+{
+    uint64_t time = WALL, writes = 0, before = 0;
+    for (unsigned leaders = 0; leaders < 100; leaders++) {
+        for (uint64_t wall = WALL + leaders * MS; wall < WALL + leaders * MS + MS; wall += MS / 10) {
+            time = time > wall ? time + 1 : wall;
+            pairs_want_ceiling(&pairs, time, wall);
+            cr_assert_leq(pairs.ceiling_wanted, wall + SPAN);
+            writes += pairs.ceiling_wanted != before;
+            before = pairs.ceiling_wanted;
+        }
+        time = pairs.ceiling_wanted + 1; /* the next one */
+    }
+    cr_assert_leq(time, WALL + 100 * MS + SPAN + 1);
+    cr_assert_leq(writes, 101, "not for each step of the clock");
+}
+
+Test(pairs, a_time_within_reach_gets_its_ceiling_at_once)
+{
+    pairs_want_ceiling(&pairs, WALL, WALL);
+    uint64_t wall = WALL + MS, wanted = WALL + SPAN + MS / 2;
+    pairs_want_ceiling(&pairs, wanted, wall);
+    cr_assert_geq(pairs.ceiling_wanted, wanted);
+}
