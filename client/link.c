@@ -157,11 +157,11 @@ static void peer_free(struct peer *peer)
 void link__ask_map(struct peer *peer)
 {
     const struct sluice_client *client = peer->contact.client;
+    /* Without the time that was seen: a node whose clock is behind would refuse it, and it is asked once a link. */
     const struct wire_header header = {
         .magic = WIRE_MAGIC,
         .version = WIRE_VERSION,
         .type = WIRE_MAP,
-        .time = client->seen_time,
         .map_epoch = client->map == NULL ? 0 : client->map->epoch,
     };
     const struct slice part = {&header, sizeof(header)};

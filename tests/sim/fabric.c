@@ -97,9 +97,10 @@ static void reach_node(struct sim_event *event)
     if (node != NULL) {
         if (sim_node_hold(node, event))
             return;
-        if (event->data == NULL)
+        if (event->data == NULL) {
             host_client_down(node->host, link);
-        else if (!link->broken)
+            sim_map_link_down(node, link);
+        } else if (!link->broken)
             host_client_message(node->host, link, event->data, event->size);
         sim_node_round(node);
     }

@@ -170,12 +170,21 @@ void sim_map_answer(struct sim_node *node, void *link, const struct wire_header 
            (node->subscribers[at].link != link || node->subscribers[at].request_id != request->request_id))
         at++;
     if (at == SIM_SUBSCRIBERS_MAX)
-        at = random_below(&sim.random, SIM_SUBSCRIBERS_MAX); /* whoever had the place asks again one day */
-    else if (at == node->subscriber_count)
+        sim_fail("more than %u users of node %u want to hear of the map", SIM_SUBSCRIBERS_MAX, node->id);
+    if (at == node->subscriber_count)
         node->subscriber_count++;
     node->subscribers[at] =
         (struct sim_subscriber){.link = link, .request_id = request->request_id, .epoch = request->map_epoch};
     send(node, &node->subscribers[at]);
+}
+
+void sim_map_link_down(struct sim_node *node, const void *link)
+{
+    for (size_t i = 0; i < node->subscriber_count;)
+        if (node->subscribers[i].link == link)
+            node->subscribers[i] = node->subscribers[--node->subscriber_count];
+        else
+            i++;
 }
 
 /* ---- Keys ---- */

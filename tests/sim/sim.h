@@ -346,6 +346,7 @@ bool sim_moving(uint32_t group);
 void sim_map_check(struct sim_node *node);
 void sim_map_answer(struct sim_node *node, void *link, const struct wire_header *request);
 void sim_map_tell(struct sim_node *node);
+void sim_map_link_down(struct sim_node *node, const void *link);
 uint32_t sim_group_of(const char *key, size_t size);
 uint32_t sim_group_of_key(uint32_t key);
 
