@@ -29,11 +29,13 @@ static void send_to(struct participant *self, uint16_t node, uint8_t kind, const
 static void greet(struct participant *self, uint16_t node)
 {
     const struct map *map = participant_map(self);
+    /* Who doubts that it is fed any more asks for the map, whichever it has. */
+    bool doubted = map != NULL && residence__doubted(self, map);
     const struct exchange_greeting greeting = {
-        .map_epoch = map == NULL ? 0 : map->epoch,
+        .map_epoch = map == NULL || doubted ? 0 : map->epoch,
         .level_min = MAP_LEVEL_MIN,
         .level_max = MAP_LEVEL,
-        .holds_map = host_group_has(self->host, MAP_GROUP, NULL),
+        .holds_map = host_group_has(self->host, MAP_GROUP, NULL) && !doubted,
         .level = map == NULL ? 0 : map->level,
     };
     if (self->peers[node].up)
@@ -114,10 +116,8 @@ static void on_greeting(struct participant *self, uint16_t from, const void *dat
     peer->level_max = greeting.level_max;
     peer->holds_map = greeting.holds_map != 0;
     peer->map_epoch = greeting.map_epoch;
-    /* Even if it believes that the log feeds it: it may hold an earlier placement's replica, which nobody feeds. And if
-     * it knows no less, but holds what the map has taken away from it: it leaves that on another's word alone. */
-    if (map != NULL && (greeting.map_epoch < map->epoch || (greeting.map_epoch == map->epoch && peer->holds_map &&
-                                                            map_replica_find(&map->group, from) == NULL)))
+    /* Even if it believes that the log feeds it: it may hold an earlier placement's replica, which nobody feeds. */
+    if (map != NULL && greeting.map_epoch < map->epoch)
         tell(self, from);
 }
 

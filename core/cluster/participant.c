@@ -6,6 +6,8 @@
 
 #include "core/cluster/participant__.h"
 
+#define DOUBT_EVERY_NS NS_PER_S
+
 enum sluice_status participant_create(const struct participant_options *options, const struct participant_env *env,
                                       struct participant **out)
 {
@@ -15,6 +17,7 @@ enum sluice_status participant_create(const struct participant_options *options,
     self->options = *options;
     self->env = *env;
     self->host = options->host;
+    self->doubt_at_ns = UINT64_MAX;
     *out = self;
     return SLUICE_OK;
 }
@@ -131,6 +134,10 @@ void participant_tick(struct participant *self, bool leads)
     const struct map *map = participant_map(self);
     if (map == NULL)
         return;
+    if (now >= self->doubt_at_ns) {
+        self->doubt_at_ns = now + DOUBT_EVERY_NS;
+        exchange__greet_all(self);
+    }
     if (now >= self->settle_at_ns)
         arrival__settle(self, map, now);
     if (now >= self->erase_at_ns && self->map_epoch_seen == map->epoch)
@@ -148,7 +155,8 @@ uint64_t participant_next_ns(const struct participant *self)
 {
     if (participant_map(self) == NULL)
         return self->register_at_ns;
-    return earlier(earlier(self->register_at_ns, self->settle_at_ns), earlier(self->lead_at_ns, self->erase_at_ns));
+    return earlier(earlier(earlier(self->register_at_ns, self->settle_at_ns), self->doubt_at_ns),
+                   earlier(self->lead_at_ns, self->erase_at_ns));
 }
 
 /* ---- What it is asked for ---- */

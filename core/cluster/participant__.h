@@ -37,6 +37,8 @@ struct participant {
     uint64_t erase_at_ns;  /* when to look next for what was left of shards that this node holds no more */
     uint32_t erase_from;   /* the first group that was not looked at yet */
     bool erased_left;
+    uint64_t doubt_at_ns; /* when to ask the others next whether this node's replica of the map is the one that is
+                             wanted: what is held here says that it is not, and may be behind */
     uint32_t young_from;  /* shards from this one on were made when this process was there: nothing of them was lost
                              before; 0: not known */
     uint16_t change_turn; /* whom a change of the map was sent to last, where this node does not hold it */
@@ -51,6 +53,8 @@ void exchange__tell(struct participant *self);
 
 /* residence.c: the groups of this node. */
 enum sluice_status residence__open_map(struct participant *self, uint64_t founders, bool host) SLUICE_MUST_CHECK;
+/* Is this node's replica of the map group not wanted, by the map that is known here? */
+bool residence__doubted(const struct participant *self, const struct map *map);
 /* Erases one of the groups that were left, at most. */
 void residence__erase_left(struct participant *self, const struct map *map, uint64_t now);
 

@@ -168,19 +168,27 @@ static void follow_shard(struct participant *self, const struct map *map, const 
     want(self, shard);
 }
 
+bool residence__doubted(const struct participant *self, const struct map *map)
+{
+    const struct map_replica *own = map_replica_find(&map->group, self->options.node);
+    return host_group_has(self->host, MAP_GROUP, NULL) &&
+           (own == NULL || own->since > host_group_since(self->host, MAP_GROUP));
+}
+
 static void follow_map_group(struct participant *self, const struct map *map)
 {
     const struct map_replica *own = map_replica_find(&map->group, self->options.node);
-    bool here = host_group_has(self->host, MAP_GROUP, NULL);
+    bool doubted = residence__doubted(self, map);
     /* Only on somebody else's word: the log itself may be behind. */
-    bool told = self->told_map != NULL && self->told_map->epoch >= map->epoch;
-    bool left = own == NULL || own->since > host_group_since(self->host, MAP_GROUP);
-    if (here && left && told) {
+    bool told = self->told_map != NULL && self->told_map->epoch >= map->epoch, leaves = doubted && told;
+    self->doubt_at_ns = doubted && !told ? 0 : UINT64_MAX;
+    if (leaves) {
         LOG_INFO("cluster", "this node does not keep the cluster map any more%s",
                  own == NULL ? "" : " as it did before");
         host_group_remove(self->host, MAP_GROUP, true);
     }
-    if (own != NULL && !host_group_has(self->host, MAP_GROUP, NULL)) {
+    bool joins = own != NULL && !host_group_has(self->host, MAP_GROUP, NULL);
+    if (joins) {
         enum sluice_status status = residence__open_map(self, map->group.founders, true);
         if (status != SLUICE_OK)
             participant__fail(self, status, "the cluster map could not be opened");
@@ -188,7 +196,7 @@ static void follow_map_group(struct participant *self, const struct map *map)
     }
     if (own != NULL && !self->failed)
         want(self, &map->group);
-    if (here != host_group_has(self->host, MAP_GROUP, NULL))
+    if (leaves || joins)
         exchange__greet_all(self);
 }
 
