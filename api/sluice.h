@@ -21,6 +21,14 @@ extern "C" {
 struct sluice_client;
 struct sluice_watch;
 
+/* PEM files for TLS with the nodes over tcp: all three, or none where the cluster has no TLS. Read by sluice_open, and
+ * not again. */
+struct sluice_tls {
+    const char *ca;          /* whose certificates are accepted; the cluster's own */
+    const char *certificate; /* ours, with its chain; for clients is enough (extended key usage) */
+    const char *key;         /* its key, without a password */
+};
+
 struct sluice_options {
     size_t size;              /* sizeof(struct sluice_options) of the caller */
     const char *const *nodes; /* fabric addresses of some core nodes: "shm:NAME", "tcp:HOST:PORT" */
@@ -28,6 +36,9 @@ struct sluice_options {
     uint32_t timeout_ms;    /* default of calls; 0: 5,000 */
     uint32_t in_flight_max; /* calls beyond are answered BUSY at once; 0: 4,096 */
     bool prefer_tcp;        /* ignore shm addresses in the map */
+    struct sluice_tls tls;
+    char *error; /* where sluice_open says why it failed, of error_size bytes; NULL: nowhere */
+    size_t error_size;
 };
 
 /* Never waits: connecting goes on in the background, calls wait for it until their deadline. */

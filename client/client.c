@@ -1,5 +1,6 @@
 /* Opening, closing, and the turn of the wheel. */
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,10 +29,30 @@ void client__saw_time(struct sluice_client *self, uint64_t time)
     }
 }
 
+static enum sluice_status open_fabric(struct sluice_client *self, const struct sluice_tls *files, char *error,
+                                      size_t error_size)
+{
+    struct fabric_options options = {
+        .size = sizeof(options),
+        .identity = {.role = FABRIC_ROLE_CLIENT, .incarnation = self->id},
+        .spin_ns = UINT32_MAX,
+    };
+    enum sluice_status status =
+        fabric_tls_create(files->ca, files->certificate, files->key, &options.tls, error, error_size);
+    if (status != SLUICE_OK)
+        return status;
+    status = fabric_create(&options, &self->fabric);
+    fabric_tls_destroy(options.tls);
+    return status;
+}
+
 enum sluice_status sluice_open(const struct sluice_options *options, struct sluice_client **out)
 {
     if (options->size < sizeof(struct sluice_options) || options->node_count == 0)
         return SLUICE_INVALID;
+    char nowhere[256], *error = options->error ? options->error : nowhere;
+    size_t error_size = options->error ? options->error_size : sizeof(nowhere);
+    (void)snprintf(error, error_size, "no memory or descriptors");
     enum sluice_status status = SLUICE_MEMORY;
     struct sluice_client *self = calloc(1, sizeof(*self));
     if (self == NULL)
@@ -51,17 +72,15 @@ enum sluice_status sluice_open(const struct sluice_options *options, struct slui
                                                                      : options->timeout_ms;
     self->in_flight_max = options->in_flight_max == 0 ? CLIENT_IN_FLIGHT_MAX : options->in_flight_max;
     self->prefer_tcp = options->prefer_tcp;
-    const struct fabric_options fabric = {
-        .size = sizeof(fabric),
-        .identity = {.role = FABRIC_ROLE_CLIENT, .incarnation = self->id},
-        .spin_ns = UINT32_MAX,
-    };
-    status = fabric_create(&fabric, &self->fabric);
+    status = open_fabric(self, &options->tls, error, error_size);
     if (status != SLUICE_OK)
         goto fail;
     status = link__open_seeds(self, options);
-    if (status != SLUICE_OK)
+    if (status != SLUICE_OK) {
+        (void)snprintf(error, error_size, "addresses like shm:NAME or tcp:HOST:PORT were expected; came: %s",
+                       options->nodes[0]);
         goto fail_after_fabric;
+    }
     *out = self;
     return SLUICE_OK;
 

@@ -73,6 +73,9 @@ static enum sluice_status take_options(struct gateway *self, const struct gatewa
     options->tokens_path = copy(from->tokens_path, &failed);
     options->tls_certificate_path = copy(from->tls_certificate_path, &failed);
     options->tls_key_path = copy(from->tls_key_path, &failed);
+    options->core_tls_ca = copy(from->core_tls_ca, &failed);
+    options->core_tls_certificate = copy(from->core_tls_certificate, &failed);
+    options->core_tls_key = copy(from->core_tls_key, &failed);
     options->nodes = copy_list(from->nodes, from->node_count, &failed);
     options->hosts = copy_list(from->hosts, from->host_count, &failed);
     options->origins = copy_list(from->origins, from->origin_count, &failed);
@@ -137,16 +140,18 @@ static enum sluice_status start(struct gateway *self, char *error, size_t error_
     }
     if (status != SLUICE_OK)
         return status;
+    char why[256] = "";
     struct sluice_options client = {.size = sizeof(client),
                                     .nodes = options->nodes,
                                     .node_count = options->node_count,
                                     .in_flight_max = options->connections_max + 4096,
-                                    .prefer_tcp = options->prefer_tcp};
+                                    .prefer_tcp = options->prefer_tcp,
+                                    .tls = {options->core_tls_ca, options->core_tls_certificate, options->core_tls_key},
+                                    .error = why,
+                                    .error_size = sizeof(why)};
     status = sluice_open(&client, &self->client);
     if (status != SLUICE_OK) {
-        snprintf(error, error_size,
-                 "cannot open the store's client: %s; is every node's address shm:NAME or tcp:HOST:PORT?",
-                 sluice_status_text(status));
+        snprintf(error, error_size, "cannot open the store's client: %s", why);
         return status;
     }
     status = server__start(self, error, error_size);
@@ -411,6 +416,9 @@ void gateway_destroy(struct gateway *self)
     free((char *)(uintptr_t)self->options.grpc_listen);
     free((char *)(uintptr_t)self->options.tokens_path);
     free((char *)(uintptr_t)self->options.tls_certificate_path);
+    free((char *)(uintptr_t)self->options.core_tls_ca);
+    free((char *)(uintptr_t)self->options.core_tls_certificate);
+    free((char *)(uintptr_t)self->options.core_tls_key);
     free((char *)(uintptr_t)self->options.tls_key_path);
     free_list(self->options.nodes);
     free_list(self->options.hosts);

@@ -18,8 +18,9 @@ struct gateway_options {
     const char *grpc_listen;  /* "HOST:PORT" of gRPC; NULL: none */
     const char *const *nodes; /* fabric addresses of some core nodes: "shm:NAME", "tcp:HOST:PORT" */
     size_t node_count;
-    bool prefer_tcp;          /* ignore shm addresses in the cluster map */
-    uint64_t value_bytes_max; /* 0: 64 MiB, which is also the most */
+    bool prefer_tcp;                                               /* ignore shm addresses in the cluster map */
+    const char *core_tls_ca, *core_tls_certificate, *core_tls_key; /* TLS with the nodes; PEM; all three or none */
+    uint64_t value_bytes_max;                                      /* 0: 64 MiB, which is also the most */
     uint64_t memory_max; /* of bodies and answers under way, all requests together; beyond it they get 429; 0: 1 GiB */
     uint32_t connections_max;                        /* 0: 20,000, or what the limit of open files allows */
     const char *tokens_path;                         /* JSON (see README.md); NULL: no tokens, everything is allowed */

@@ -45,9 +45,11 @@ static void *run(void *arg)
     }
 }
 
-enum sluice_status inner_create(const char *const *addresses, size_t count, struct inner **out)
+enum sluice_status inner_create(const char *const *addresses, size_t count, const struct sluice_tls *tls,
+                                struct inner **out)
 {
-    const struct sluice_options options = {.size = sizeof(options), .nodes = addresses, .node_count = count};
+    const struct sluice_options options = {
+        .size = sizeof(options), .nodes = addresses, .node_count = count, .tls = *tls};
     struct inner *self = calloc(1, sizeof(*self));
     enum sluice_status status = SLUICE_MEMORY;
     if (self == NULL)

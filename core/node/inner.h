@@ -19,7 +19,8 @@ struct inner_call {
     pthread_cond_t changed;
 };
 
-enum sluice_status inner_create(const char *const *addresses, size_t count, struct inner **out) SLUICE_MUST_CHECK;
+enum sluice_status inner_create(const char *const *addresses, size_t count, const struct sluice_tls *tls,
+                                struct inner **out) SLUICE_MUST_CHECK;
 /* Calls under way are answered; no new ones may come. */
 void inner_destroy(struct inner *self);
 /* Runs `start` on the client's thread and waits until inner_done(call). Any thread but that one. False: the client is

@@ -126,8 +126,15 @@ static enum sluice_status learn(struct node *self, const json_t *cluster)
 
 enum sluice_status join__ask(struct node *self, char *error, size_t error_size)
 {
+    char why[256] = "";
     const struct sluice_options options = {
-        .size = sizeof(options), .nodes = self->options.join, .node_count = self->options.join_count};
+        .size = sizeof(options),
+        .nodes = self->options.join,
+        .node_count = self->options.join_count,
+        .tls = {self->options.tls_ca, self->options.tls_certificate, self->options.tls_key},
+        .error = why,
+        .error_size = sizeof(why),
+    };
     const struct sluice_call call = {.timeout_ms = (uint32_t)(JOIN_NS / NS_PER_MS), .admin = true};
     struct sluice_client *client = NULL;
     struct answer added = {0}, seen = {0};
@@ -139,8 +146,7 @@ enum sluice_status join__ask(struct node *self, char *error, size_t error_size)
         return SLUICE_MEMORY;
     status = sluice_open(&options, &client);
     if (status != SLUICE_OK) {
-        snprintf(error, error_size, "an address to --join is written tcp:HOST:PORT or shm:NAME; came: %s",
-                 self->options.join[0]);
+        snprintf(error, error_size, "the cluster to join cannot be asked: %s", why);
         goto out;
     }
     LOG_INFO("node", "asking %s to take this node in", self->options.join[0]);

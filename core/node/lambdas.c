@@ -30,7 +30,8 @@ enum sluice_status lambdas__start(struct node *self)
         addresses[count] = fabric_listen_address(self->fabric, (unsigned)count);
         count++;
     }
-    enum sluice_status status = inner_create(addresses, count, &lambdas->inner);
+    const struct sluice_tls tls = {self->options.tls_ca, self->options.tls_certificate, self->options.tls_key};
+    enum sluice_status status = inner_create(addresses, count, &tls, &lambdas->inner);
     if (status != SLUICE_OK)
         return status;
     char *directory = data__path(self, "lambdas");

@@ -56,6 +56,9 @@ static void free_options(struct node_options *options)
     free((char *)(uintptr_t)options->cluster_name);
     free((char *)(uintptr_t)options->health_address);
     free((char *)(uintptr_t)options->advertise);
+    free((char *)(uintptr_t)options->tls_ca);
+    free((char *)(uintptr_t)options->tls_certificate);
+    free((char *)(uintptr_t)options->tls_key);
 }
 
 static enum sluice_status copy_options(struct node *self, const struct node_options *options)
@@ -68,6 +71,9 @@ static enum sluice_status copy_options(struct node *self, const struct node_opti
     self->options.cluster_name = copy_text(given.cluster_name);
     self->options.health_address = copy_text(given.health_address);
     self->options.advertise = copy_text(given.advertise);
+    self->options.tls_ca = copy_text(given.tls_ca);
+    self->options.tls_certificate = copy_text(given.tls_certificate);
+    self->options.tls_key = copy_text(given.tls_key);
     if (self->options.data_path == NULL)
         return SLUICE_MEMORY;
     enum sluice_status status = copy_list(given.listen, given.listen_count, &self->options.listen);
@@ -372,7 +378,13 @@ static enum sluice_status open_fabric(struct node *self, char *error, size_t err
         .spin_ns = UINT32_MAX,
     };
     memcpy(options.identity.cluster, self->identity.cluster, sizeof(options.identity.cluster));
-    enum sluice_status status = fabric_create(&options, &self->fabric);
+    const struct node_options *given = &self->options;
+    enum sluice_status status =
+        fabric_tls_create(given->tls_ca, given->tls_certificate, given->tls_key, &options.tls, error, error_size);
+    if (status != SLUICE_OK)
+        return status;
+    status = fabric_create(&options, &self->fabric);
+    fabric_tls_destroy(options.tls);
     if (status != SLUICE_OK) {
         snprintf(error, error_size, "the fabric cannot be opened: %s", sluice_status_text(status));
         return status;

@@ -32,7 +32,10 @@ struct node_options {
     const char *const *join;    /* addresses of members of a running cluster: the first start becomes a node of it. Of
                                    the peers only this node's own is taken then: where the others can reach it */
     size_t join_count;
-    const char *advertise; /* where the others reach this node, unless a peer says so; NULL: where it listens */
+    const char *tls_ca; /* PEM files for TLS between nodes, and with clients, over tcp: all three or none. Whose */
+    const char *tls_certificate; /* certificates are accepted; this node's own with its chain; its key. Read at the */
+    const char *tls_key;         /* start, and not again */
+    const char *advertise;       /* where the others reach this node, unless a peer says so; NULL: where it listens */
 };
 
 /* A program that holds a node calls this before anything else in main: a node starts its own program once more to try

@@ -25,6 +25,9 @@ enum key {
     KEY_INSECURE = 256,
     KEY_TLS_CERTIFICATE,
     KEY_TLS_KEY,
+    KEY_CORE_TLS_CA,
+    KEY_CORE_TLS_CERT,
+    KEY_CORE_TLS_KEY,
     KEY_HOST,
     KEY_ORIGIN,
     KEY_VALUE_LIMIT,
@@ -40,6 +43,11 @@ static const struct argp_option options[] = {
     {"listen", KEY_LISTEN, "HOST:PORT", 0, "HTTP (default 127.0.0.1:8080)", 1},
     {"grpc", KEY_GRPC, "HOST:PORT", 0, "gRPC (default: none)", 1},
     {"prefer-tcp", KEY_PREFER_TCP, NULL, 0, "Do not use shared memory to reach nodes on this machine", 1},
+    {"core-tls-ca", KEY_CORE_TLS_CA, "FILE", 0,
+     "Where the core nodes have TLS: whose certificates are accepted (PEM). Read at the start, as the next two", 1},
+    {"core-tls-cert", KEY_CORE_TLS_CERT, "FILE", 0, "The gateway's certificate towards the nodes, with its chain (PEM)",
+     1},
+    {"core-tls-key", KEY_CORE_TLS_KEY, "FILE", 0, "Its key (PEM, without a password)", 1},
     {NULL, 0, NULL, 0, "Who may use it", 2},
     {"tokens", KEY_TOKENS, "FILE", 0, "Bearer tokens, as JSON; without, everybody may do everything", 2},
     {"tls-certificate", KEY_TLS_CERTIFICATE, "FILE", 0, "PEM, the chain included", 2},
@@ -119,6 +127,15 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
         break;
     case KEY_TLS_KEY:
         to->tls_key_path = text;
+        break;
+    case KEY_CORE_TLS_CA:
+        to->core_tls_ca = text;
+        break;
+    case KEY_CORE_TLS_CERT:
+        to->core_tls_certificate = text;
+        break;
+    case KEY_CORE_TLS_KEY:
+        to->core_tls_key = text;
         break;
     case KEY_INSECURE:
         to->insecure = true;

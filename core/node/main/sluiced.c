@@ -41,7 +41,10 @@ enum {
     OPTION_NAME,
     OPTION_JOIN,
     OPTION_ADVERTISE,
-    OPTION_CATCH_UP
+    OPTION_CATCH_UP,
+    OPTION_TLS_CA,
+    OPTION_TLS_CERT,
+    OPTION_TLS_KEY
 };
 
 static const struct argp_option options[] = {
@@ -63,6 +66,13 @@ static const struct argp_option options[] = {
     {"advertise", OPTION_ADVERTISE, "ADDR", 0,
      "Where the other nodes and clients reach this one, if it is none of the peers (default: where it listens)", 0},
     {"cluster-name", OPTION_NAME, "NAME", 0, "Names the cluster when it is founded (default: sluice)", 0},
+    {"tls-ca", OPTION_TLS_CA, "FILE", 0,
+     "Mutual TLS 1.3 on every tcp address, with nodes and clients whose certificates are signed by these (PEM). Give "
+     "all nodes, gateways and clients such files, or none. Read at the start: restart to renew",
+     0},
+    {"tls-cert", OPTION_TLS_CERT, "FILE", 0, "This node's certificate and its chain (PEM), for server and client use",
+     0},
+    {"tls-key", OPTION_TLS_KEY, "FILE", 0, "Its key (PEM, without a password)", 0},
     {"health", OPTION_HEALTH, "HOST:PORT", 0, "Answer /healthz and /readyz there", 0},
     {"cache-bytes", OPTION_CACHE, "N", 0, "Recent versions kept in memory (default: 268435456)", 0},
     {"volatile-bytes", OPTION_VOLATILE, "N", 0, "Memory of volatile pools (default: 1073741824)", 0},
@@ -83,7 +93,8 @@ static const struct argp_option options[] = {
 static const char doc[] = "Runs one core node of a Sluice cluster.\v"
                           "Each option can also be given in the environment, which wins: SLUICE_ID, SLUICE_DATA, "
                           "SLUICE_LISTEN, SLUICE_PEERS and SLUICE_JOIN (comma separated), SLUICE_ADVERTISE, "
-                          "SLUICE_CLUSTER_NAME, SLUICE_HEALTH, SLUICE_CACHE_BYTES, SLUICE_VOLATILE_BYTES, "
+                          "SLUICE_CLUSTER_NAME, SLUICE_TLS_CA, SLUICE_TLS_CERT, SLUICE_TLS_KEY, SLUICE_HEALTH, "
+                          "SLUICE_CACHE_BYTES, SLUICE_VOLATILE_BYTES, "
                           "SLUICE_SEGMENT_BYTES, SLUICE_FREE_PERCENT, SLUICE_LAMBDA_WORKERS, "
                           "SLUICE_ALLOW_INPROCESS, SLUICE_LOG_LEVEL.\n\n"
                           "A cluster of three on one host:\n"
@@ -195,6 +206,12 @@ static bool set(struct settings *settings, const char *name, const char *value)
         return (node->cluster_name = keep(settings, name, value)) != NULL;
     } else if (strcmp(name, "health") == 0) {
         return (node->health_address = keep(settings, name, value)) != NULL;
+    } else if (strcmp(name, "tls-ca") == 0) {
+        return (node->tls_ca = keep(settings, name, value)) != NULL;
+    } else if (strcmp(name, "tls-cert") == 0) {
+        return (node->tls_certificate = keep(settings, name, value)) != NULL;
+    } else if (strcmp(name, "tls-key") == 0) {
+        return (node->tls_key = keep(settings, name, value)) != NULL;
     } else if (strcmp(name, "cache-bytes") == 0) {
         return number(settings, name, value, 1u << 20, UINT64_C(1) << 40, &node->cache_bytes);
     } else if (strcmp(name, "catch-up-rate") == 0) {
@@ -256,6 +273,9 @@ static bool from_environment(struct settings *settings)
                  {"SLUICE_DATA", "data"},
                  {"SLUICE_CLUSTER_NAME", "cluster-name"},
                  {"SLUICE_ADVERTISE", "advertise"},
+                 {"SLUICE_TLS_CA", "tls-ca"},
+                 {"SLUICE_TLS_CERT", "tls-cert"},
+                 {"SLUICE_TLS_KEY", "tls-key"},
                  {"SLUICE_HEALTH", "health"},
                  {"SLUICE_CACHE_BYTES", "cache-bytes"},
                  {"SLUICE_VOLATILE_BYTES", "volatile-bytes"},
