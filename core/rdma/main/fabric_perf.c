@@ -22,9 +22,10 @@ enum { EXIT_FIT = 0, EXIT_FAILED = 1, EXIT_UNFIT = 2 };
 struct settings {
     struct perf_options perf;
     bool serve, self;
+    const char *tls_ca, *tls_certificate, *tls_key;
 };
 
-enum { KEY_SPIN = 256, KEY_JSON, KEY_SELF };
+enum { KEY_SPIN = 256, KEY_JSON, KEY_SELF, KEY_TLS_CA, KEY_TLS_CERT, KEY_TLS_KEY };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "Which side", 1},
@@ -41,8 +42,12 @@ static const struct argp_option options[] = {
     {"seconds", 'n', "SECONDS", 0, "For each size of each test (default: 1)", 2},
     {"spin", KEY_SPIN, "MICROSECONDS", 0,
      "How long a side polls before it sleeps (default: as nodes do, about as long as a wake-up takes)", 2},
-    {NULL, 0, NULL, 0, "Output", 3},
-    {"json", KEY_JSON, NULL, 0, "One JSON document instead of tables", 3},
+    {NULL, 0, NULL, 0, "With TLS, on both sides, as the nodes will have it", 3},
+    {"tls-ca", KEY_TLS_CA, "FILE", 0, "Whose certificates are accepted (PEM)", 3},
+    {"tls-cert", KEY_TLS_CERT, "FILE", 0, "This side's certificate, of a node, with its chain (PEM)", 3},
+    {"tls-key", KEY_TLS_KEY, "FILE", 0, "Its key (PEM, without a password)", 3},
+    {NULL, 0, NULL, 0, "Output", 4},
+    {"json", KEY_JSON, NULL, 0, "One JSON document instead of tables", 4},
     {0},
 };
 
@@ -149,6 +154,15 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_SPIN:
         perf->spin_ns = (uint32_t)(parse_number(state, "spin", text, 0, 1e6) * (double)NS_PER_US);
         break;
+    case KEY_TLS_CA:
+        settings->tls_ca = text;
+        break;
+    case KEY_TLS_CERT:
+        settings->tls_certificate = text;
+        break;
+    case KEY_TLS_KEY:
+        settings->tls_key = text;
+        break;
     case KEY_JSON:
         perf->json = true;
         break;
@@ -198,7 +212,7 @@ static int measure(const struct perf_options *perf, const char *address)
 {
     char error[512] = "";
     struct perf_report *report = perf_report_create(perf->json);
-    perf_report_address(report, address);
+    perf_report_address(report, address, perf->fabric.tls != NULL);
     bool good = perf_measure(perf, address, &stopped, perf_report_result, report, error, sizeof(error));
     if (!good)
         return complain(error); /* what was measured until then has been printed, unless it was to be one document */
@@ -268,7 +282,11 @@ int main(int argc, char **argv)
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGTERM, &action, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
-    if (settings.serve)
-        return serve(perf);
-    return settings.self ? both(perf) : measure(perf, perf->address);
+    char error[512] = "";
+    if (fabric_tls_create(settings.tls_ca, settings.tls_certificate, settings.tls_key, &perf->fabric.tls, error,
+                          sizeof(error)) != SLUICE_OK)
+        return complain(error);
+    int code = settings.serve ? serve(perf) : settings.self ? both(perf) : measure(perf, perf->address);
+    fabric_tls_destroy(perf->fabric.tls);
+    return code;
 }

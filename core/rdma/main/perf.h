@@ -116,7 +116,7 @@ void perf_judge(struct perf_judgement *self, const struct perf_result *result);
 /* Prints results as they come, or gathers them for one JSON document. */
 struct perf_report;
 struct perf_report *perf_report_create(bool json);
-void perf_report_address(struct perf_report *self, const char *address);
+void perf_report_address(struct perf_report *self, const char *address, bool tls);
 void perf_report_result(void *report, const struct perf_result *result);
 /* Ends the report and gives it back. */
 enum perf_fit perf_report_finish(struct perf_report *self);

@@ -30,12 +30,14 @@ struct perf_report *perf_report_create(bool json)
     return self;
 }
 
-void perf_report_address(struct perf_report *self, const char *address)
+void perf_report_address(struct perf_report *self, const char *address, bool tls)
 {
+    bool secured = tls && strncmp(address, "tcp:", 4) == 0;
     self->last = 0;
     if (!self->document)
-        printf("%s\n", address);
-    else if (json_object_set_new(self->document, "address", json_string(address)) != 0)
+        printf("%s%s\n", address, secured ? " (TLS)" : "");
+    else if (json_object_set_new(self->document, "address", json_string(address)) != 0 ||
+             json_object_set_new(self->document, "tls", json_boolean(secured)) != 0)
         PANIC("out of memory");
 }
 

@@ -273,8 +273,11 @@ enum sluice_status sluice_open(const struct sluice_options *options, struct slui
 {
     ASSERT(options->size == sizeof(*options));
     for (size_t i = 0; i < options->node_count; i++) {
-        if (strncmp(options->nodes[i], "shm:", 4) != 0 && strncmp(options->nodes[i], "tcp:", 4) != 0)
+        if (strncmp(options->nodes[i], "shm:", 4) != 0 && strncmp(options->nodes[i], "tcp:", 4) != 0) {
+            (void)snprintf(options->error, options->error_size, "shm:NAME or tcp:HOST:PORT was expected; came: %s",
+                           options->nodes[i]);
             return SLUICE_INVALID;
+        }
     }
     struct sluice_client *self = calloc(1, sizeof(*self));
     ASSERT(self != NULL);
