@@ -34,5 +34,7 @@ bool fabric__session_may_serve(const struct fabric__session *self);
 
 /* A key encrypts so many records at most, then the next one is derived (RFC 8446, section 5.5). Tests lower it. */
 extern uint32_t fabric__records_per_key;
+/* How many keys this side has sealed with. */
+uint64_t fabric__session_keys(const struct fabric__session *self);
 
 #endif

@@ -29,6 +29,7 @@ struct fabric__session {
     SSL *ssl;
     int fd;
     uint32_t records; /* sealed with the key in use */
+    uint64_t keys;
     char error[ERROR_BYTES];
 };
 
@@ -346,8 +347,15 @@ static void count_record(struct fabric__session *self)
     if (++self->records < fabric__records_per_key)
         return;
     /* The peer's own direction is its own business, so it is not asked to change too. */
-    if (SSL_key_update(self->ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1)
-        self->records = 0;
+    if (SSL_key_update(self->ssl, SSL_KEY_UPDATE_NOT_REQUESTED) != 1)
+        return;
+    self->records = 0;
+    self->keys++;
+}
+
+uint64_t fabric__session_keys(const struct fabric__session *self)
+{
+    return self->keys + (SSL_get_key_update_type(self->ssl) == SSL_KEY_UPDATE_NONE); /* the last one counts once used */
 }
 
 ssize_t fabric__session_write(struct fabric__session *self, const struct iovec *vectors, size_t count)

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "core/base/random.h"
-#include "core/rdma/fabric__tls.h"
+#include "core/rdma/fabric__provider.h"
 #include "tests/unit/rdma/certificates.h"
 #include "tests/unit/rdma/peer.h"
 
@@ -412,6 +412,8 @@ Test(tls, keys_change_under_a_load_in_both_directions_and_no_byte_is_lost)
     cr_expect_eq(left.bytes, 300 + UINT64_C(331) * 299 * 150);
     cr_expect_eq(right.bytes, left.bytes);
     cr_expect_eq(left.downs + right.downs, 0);
+    cr_expect_gt(fabric__session_keys(left.link->tcp.session), 100);
+    cr_expect_gt(fabric__session_keys(right.link->tcp.session), 100);
     peer_destroy(&left);
     peer_destroy(&right);
 }
