@@ -236,8 +236,10 @@ void sim_run_seed(uint64_t seed, uint64_t steps)
     heal_links();
     sim.catch_up_rate = 0;
     for (uint32_t id = 1; id <= sim.node_count; id++)
-        if (sim.nodes[id].up)
+        if (sim.nodes[id].up) {
             sim.nodes[id].host->options.catch_up_rate = 16u << 20;
+            sim.nodes[id].host->pace.due_ns = 0;
+        }
     /* Clocks more than 500 ms apart stop writes, as they should. */
     for (uint32_t id = 1; id <= sim.node_count; id++)
         sim.nodes[id].skew_ns = near_skew();
