@@ -3,6 +3,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -128,6 +129,27 @@ def test_nodes_come_go_and_are_replaced_under_load_and_no_acknowledged_write_is_
                 cluster.wait_until(lambda: cluster.membership()[3] == "gone", "node 3 does not go")
                 cluster.wait_settled([1, 4, 5, 6])
             pausing(cluster, writers, "a dead node replaced", replace)
+
+            def come_back():
+                shutil.rmtree(cluster.directory / "node2")
+                cluster.join(2)
+                cluster.wait_until(lambda: cluster.membership()[2] == "up", "node 2 does not come back, empty, under its number")
+                cluster.wait_settled([1, 2, 4, 5, 6])
+                assert json.loads((cluster.directory / "node2" / "node.json").read_text())["joined"] > 0
+            pausing(cluster, writers, "a node that was removed taken in again, empty", come_back)
+
+            def found_no_more():
+                cluster.sluice("remove", 1)
+                cluster.wait_until(lambda: cluster.membership()[1] == "gone", "node 1 does not go")
+                cluster.wait_settled([2, 4, 5, 6])
+                cluster.nodes[1].kill(signal.SIGTERM)
+            pausing(cluster, writers, "the last of the founders removed", found_no_more)
+        # Those who keep the map by now joined later, all of them.
+        for node in (2, 4, 5, 6):
+            cluster.nodes[node].kill()
+        for node in (2, 4, 5, 6):
+            cluster.nodes[node].start()
+        cluster.wait_settled([2, 4, 5, 6])
         writers.verify(cluster.http())
         print(f"      {writers.total} writes, all there; errors on the way: {writers.errors}")
 
