@@ -21,7 +21,7 @@
 #define PENDING_BYTES_MAX_DEFAULT  (UINT64_C(256) << 20)
 #define CONNECT_TIMEOUT_MS_DEFAULT 2000u
 #define ACCEPTS_PER_POLL           64
-#define SHAKES_PER_POLL            8 /* half a millisecond each with P-256; leases must not wait for a crowd of newcomers */
+#define SHAKE_NS_PER_POLL          (5 * NS_PER_MS) /* leases must not wait for a crowd of newcomers */
 #define ACCEPT_RETRY_NS            (100 * NS_PER_MS)
 #define GREETING_MAX               1024u /* strangers that say nothing hold at most so many descriptors */
 #define LOG_LINES_MAX              10u
@@ -368,7 +368,7 @@ unsigned fabric_poll(struct fabric *self, unsigned budget, fabric_handler handle
 {
     ASSERT(!self->in_poll);
     self->in_poll = true;
-    self->shakes_left = SHAKES_PER_POLL;
+    self->shake_ns_left = SHAKE_NS_PER_POLL;
     self->handler = handler;
     self->handler_arg = arg;
     self->events = 0;

@@ -373,9 +373,9 @@ struct fabric {
     uint64_t *attended;             /* the bits of links in the active list, word by word as in the bell */
 
     bool in_poll;
-    unsigned shakes_left; /* costly steps of TLS handshakes that this poll may still take */
-    bool armed;           /* bell->sleeping was set */
-    bool fresh;           /* the kernel was asked since the last poll */
+    uint64_t shake_ns_left; /* what this poll may still spend on steps of TLS handshakes */
+    bool armed;             /* bell->sleeping was set */
+    bool fresh;             /* the kernel was asked since the last poll */
     bool timer_fired;
     bool listener_ready;
     unsigned greeting; /* accepted links that are not up */

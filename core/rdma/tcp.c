@@ -381,7 +381,7 @@ static bool tcp_rest(struct fabric_link *link)
 /* True: there is a session now. */
 static bool secure(struct fabric_link *link, unsigned flags)
 {
-    if (link->fabric->shakes_left == 0) {
+    if (link->fabric->shake_ns_left == 0) {
         link->flags |= flags; /* the next poll has time again */
         return false;
     }

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/uio.h>
 
+#include "core/base/clock.h"
 #include "core/rdma/tcp__stream.h"
 
 #define TLS_HANDSHAKE 0x16 /* a TLS connection begins with a record of this type */
@@ -90,8 +91,11 @@ bool tcp__secure(struct fabric_link *link)
             return false;
         }
     }
-    link->fabric->shakes_left--;
-    switch (fabric__session_shake(tcp->session)) {
+    uint64_t begin = clock_monotonic_ns(), *left = &link->fabric->shake_ns_left;
+    enum fabric__shake shake = fabric__session_shake(tcp->session);
+    uint64_t spent = clock_monotonic_ns() - begin;
+    *left -= spent < *left ? spent : *left;
+    switch (shake) {
     case SHAKE__DONE:
         return true;
     case SHAKE__AGAIN:
