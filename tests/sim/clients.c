@@ -138,7 +138,7 @@ static void attempt(struct sim_client *client)
         .body_crc = writes ? crc32c(body, size) : 0,
     };
     memcpy(frame, &header, sizeof(header));
-    bool faithful = client->now->kind == SIM_GET && random_below(&sim.random, 8) == 0;
+    bool faithful = client->now->kind == SIM_GET && random_below(&sim.random, 4) == 0;
     sim_after(faithful ? FAITHFUL_NS : ATTEMPT_NS, retry_event, client)->c = client->attempt;
     uint32_t node = client->node;
     client->node = 1 + node % sim.node_count;

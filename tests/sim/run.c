@@ -141,7 +141,9 @@ bool sim_crash(struct sim_node *node)
     if (sim.healing || !sim_may_crash())
         return false;
     sim_node_crash(node);
-    sim_after(random_below(&sim.random, 2 * NS_PER_S), restart, node);
+    /* At once, as a supervisor would, or after a while: what the former process had granted may run still. */
+    uint64_t pause = random_below(&sim.random, 3) == 0 ? 40 * NS_PER_MS : 2 * NS_PER_S;
+    sim_after(random_below(&sim.random, pause), restart, node);
     if (random_below(&sim.random, 2) == 0)
         for (uint32_t other = 1; other <= sim.node_count; other++)
             if (sim.nodes[other].up) {
