@@ -184,6 +184,10 @@ static void begin(struct sim_client *client)
 {
     if (client->id >= sim.client_count)
         return; /* the run is ending */
+    if (sim.now < sim.quiet_until) {
+        sim_after(sim.quiet_until - sim.now, begin_event, client);
+        return;
+    }
     struct sim_operation *now = sim_operation_draw(client->id);
     client->now = now;
     client->sequence++;

@@ -209,6 +209,43 @@ static void fault_tick(struct sim_event *event)
     free(event);
 }
 
+/* An ambush for leases: when nobody has asked for anything for a while, and leases are long, a leader is cut off and
+ * all others end and begin at once. They don't know what they had granted. */
+#define QUIET_NS  (2 * NS_PER_S)
+#define AMBUSH_NS (1700 * NS_PER_MS)
+#define HUSH_NS   (4 * NS_PER_S)
+
+static void ambush(struct sim_event *event)
+{
+    uint32_t leader = 0;
+    free(event);
+    for (uint32_t id = 1; id <= sim.node_count && leader == 0; id++) {
+        const struct sim_node *node = &sim.nodes[id];
+        const struct replica *replica = node->up ? host__replica(node->host, 1) : NULL;
+        if (replica != NULL && sim.now >= node->paused_until && replica->leading)
+            leader = id;
+    }
+    if (leader == 0 || sim.healing)
+        return;
+    for (uint32_t id = 1; id <= sim.node_count; id++) {
+        if (id == leader)
+            continue;
+        sim.cut[leader][id] = sim.cut[id][leader] = true;
+        if (sim.nodes[id].up && sim_crash(&sim.nodes[id]))
+            sim_after(NS_PER_MS, restart, &sim.nodes[id]);
+    }
+}
+
+static void hush(struct sim_event *event)
+{
+    free(event);
+    if (sim.healing)
+        return;
+    sim.quiet_until = sim.now + QUIET_NS;
+    sim_after(AMBUSH_NS, ambush, NULL);
+    sim_after(HUSH_NS, hush, NULL);
+}
+
 static void run_in_peace(uint64_t span)
 {
     uint64_t until = sim.now + span, most = sim.events_run + HEAL_EVENTS_MAX;
@@ -228,6 +265,8 @@ void sim_run_seed(uint64_t seed, uint64_t steps)
     for (uint32_t id = 1; id <= sim.node_count; id++)
         sim_node_start(&sim.nodes[id]);
     sim_after(FAULT_TICK_NS, fault_tick, NULL);
+    if (seed % 8 == 3 && sim.node_count > 1 && !sim.memory_only)
+        sim_after(HUSH_NS / 2, hush, NULL);
     sim_clients_start();
     sim_users_start();
     while (sim.events_run < steps && sim_run_one())
@@ -236,6 +275,7 @@ void sim_run_seed(uint64_t seed, uint64_t steps)
     /* Faults stop; everything must come to rest in agreement. */
     sim.healing = true;
     heal_links();
+    sim.quiet_until = 0;
     sim.catch_up_rate = 0;
     for (uint32_t id = 1; id <= sim.node_count; id++)
         if (sim.nodes[id].up) {

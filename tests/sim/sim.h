@@ -211,6 +211,7 @@ struct sim {
     struct map *map; /* the newest that any node has shown; at first: the one that all propose */
     char *map_first;
     uint32_t map_crcs[SIM_MAPS_MAX];      /* by epoch; 0: not seen */
+    uint64_t quiet_until;                 /* nobody asks for anything new */
     uint64_t asked_until;                 /* an operator's wish may be under way */
     uint64_t handled[SIM_GROUPS_MAX + 1]; /* by lambdas, on any node */
     struct sim_bad bad[SIM_BAD_MAX];

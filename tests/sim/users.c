@@ -290,6 +290,10 @@ static void begin(struct sim_event *event)
     free(event);
     if (user->client == NULL || sim.ending)
         return;
+    if (sim.now < sim.quiet_until) {
+        sim_after(sim.quiet_until - sim.now, begin, user);
+        return;
+    }
     user->now = sim_operation_draw(SIM_CLIENTS_MAX + user->id);
     user->patience_until = sim.now + PATIENCE_NS;
     user->idempotency[0] = '\0';
